@@ -21,17 +21,8 @@ pub fn encoding_word(encoding: KvEncoding) -> u32 {
 /// The reverse; `None` for a number that no encoding has.
 pub fn encoding_of(word: u32) -> Option<KvEncoding> {
     let int8 = |key: &Granularity| GRANULARITIES.map(|value| KvEncoding::Int8 { key: *key, value });
-    let plain = [
-        KvEncoding::F32,
-        KvEncoding::F16,
-        KvEncoding::Bf16,
-        KvEncoding::Codec,
-    ];
-    GRANULARITIES
-        .iter()
-        .flat_map(int8)
-        .chain(plain)
-        .find(|e| encoding_word(*e) == word)
+    let plain = [KvEncoding::F32, KvEncoding::F16, KvEncoding::Bf16, KvEncoding::Codec];
+    GRANULARITIES.iter().flat_map(int8).chain(plain).find(|e| encoding_word(*e) == word)
 }
 
 #[cfg(test)]
@@ -40,9 +31,7 @@ mod tests {
 
     #[test]
     fn every_encoding_survives_its_number_and_only_thirteen_numbers_are_taken() {
-        let taken: Vec<u32> = (0..1024)
-            .filter(|word| encoding_of(*word).is_some())
-            .collect();
+        let taken: Vec<u32> = (0..1024).filter(|word| encoding_of(*word).is_some()).collect();
         assert_eq!(taken, [1, 2, 3, 16, 17, 18, 20, 21, 22, 24, 25, 26, 255]);
         for word in taken {
             assert_eq!(encoding_of(word).map(encoding_word), Some(word));

@@ -94,9 +94,7 @@ mod tests {
     fn numbers<T: Words>() -> Vec<u32> {
         let survives = |word: &u32| {
             let mut out = Vec::new();
-            T::take(&mut [*word].as_slice())
-                .inspect(|mode| mode.put(&mut out))
-                .is_some()
+            T::take(&mut [*word].as_slice()).inspect(|mode| mode.put(&mut out)).is_some()
                 && out == [*word]
         };
         (0..300).filter(survives).collect()

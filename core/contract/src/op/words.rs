@@ -42,10 +42,7 @@ impl Words for Slice {
         put_long(self.offset, out);
     }
     fn take(w: &mut &[u32]) -> Option<Self> {
-        Some(Slice {
-            buffer: Buffer(u32::take(w)?),
-            offset: take_long(w)?,
-        })
+        Some(Slice { buffer: Buffer(u32::take(w)?), offset: take_long(w)? })
     }
 }
 
@@ -90,15 +87,7 @@ impl Words for Weight {
         use WeightEncoding::*;
         let encoding = *[None, Bf16, F16, F32, Int8, Mxfp4].get(u32::take(w)? as usize)?;
         let (layout, outputs, inputs) = (u32::take(w)?, u32::take(w)?, u32::take(w)?);
-        Some(Weight {
-            data,
-            scales,
-            encoding,
-            layout,
-            outputs,
-            inputs,
-            stride: take_long(w)?,
-        })
+        Some(Weight { data, scales, encoding, layout, outputs, inputs, stride: take_long(w)? })
     }
 }
 
@@ -112,14 +101,8 @@ pub struct Few<T> {
 impl<T: Copy + Default> Few<T> {
     /// The first four of `items`.
     pub fn of(items: &[T]) -> Self {
-        let mut few = Few {
-            items: [T::default(); 4],
-            count: items.len().min(4) as u32,
-        };
-        few.items
-            .iter_mut()
-            .zip(items)
-            .for_each(|(to, from)| *to = *from);
+        let mut few = Few { items: [T::default(); 4], count: items.len().min(4) as u32 };
+        few.items.iter_mut().zip(items).for_each(|(to, from)| *to = *from);
         few
     }
     /// Those there are.
@@ -134,10 +117,7 @@ impl<T: Words + Copy + Default> Words for Few<T> {
         self.as_slice().iter().for_each(|x| x.put(out));
     }
     fn take(w: &mut &[u32]) -> Option<Self> {
-        let mut few = Few {
-            items: [T::default(); 4],
-            count: u32::take(w)?,
-        };
+        let mut few = Few { items: [T::default(); 4], count: u32::take(w)? };
         for item in few.items.get_mut(..few.count as usize)? {
             *item = T::take(w)?;
         }
@@ -150,10 +130,7 @@ mod tests {
     use super::*;
     use std::fmt::Debug;
 
-    const AT: Slice = Slice {
-        buffer: Buffer(7),
-        offset: 0x0000_0002_0000_0001,
-    };
+    const AT: Slice = Slice { buffer: Buffer(7), offset: 0x0000_0002_0000_0001 };
 
     /// Words as expected, and the value back from them, from no shorter list, with the rest left
     /// alone.
@@ -162,12 +139,7 @@ mod tests {
         value.put(&mut out);
         assert_eq!(out, words);
         for short in 0..words.len() {
-            assert_eq!(
-                T::take(&mut &words[..short]),
-                None,
-                "{short} of {} words",
-                words.len()
-            );
+            assert_eq!(T::take(&mut &words[..short]), None, "{short} of {} words", words.len());
         }
         out.push(99);
         let mut list = out.as_slice();
@@ -186,21 +158,10 @@ mod tests {
     #[test]
     fn places_take_their_words_in_order() {
         check(AT, &[7, 1, 2]);
-        check(
-            View {
-                at: AT,
-                row: 3,
-                group: 4,
-                step: 1,
-            },
-            &[7, 1, 2, 3, 4, 1],
-        );
+        check(View { at: AT, row: 3, group: 4, step: 1 }, &[7, 1, 2, 3, 4, 1]);
         let weight = Weight {
             data: AT,
-            scales: Slice {
-                buffer: Buffer(8),
-                offset: 64,
-            },
+            scales: Slice { buffer: Buffer(8), offset: 64 },
             encoding: WeightEncoding::Mxfp4,
             outputs: 11,
             inputs: 12,

@@ -51,12 +51,7 @@ pub struct Error {
 impl Error {
     /// An error without context.
     pub fn new(kind: ErrorKind, operation: &str, message: impl Into<String>) -> Self {
-        Error {
-            kind,
-            message: message.into(),
-            operation: operation.into(),
-            context: Vec::new(),
-        }
+        Error { kind, message: message.into(), operation: operation.into(), context: Vec::new() }
     }
 }
 

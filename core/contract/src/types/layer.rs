@@ -106,12 +106,8 @@ mod tests {
     use super::*;
 
     /// 2 kv heads of 16 + 8 channels: 2 * 64 * 24 = 3072 values a page.
-    const LAYER: KvLayer = KvLayer {
-        kind: LayerKind::Full,
-        key_dim: 16,
-        value_dim: 8,
-        kv_heads: 2,
-    };
+    const LAYER: KvLayer =
+        KvLayer { kind: LayerKind::Full, key_dim: 16, value_dim: 8, kv_heads: 2 };
 
     fn int8(key: Granularity, value: Granularity) -> u64 {
         LAYER.page_bytes(KvEncoding::Int8 { key, value })
@@ -134,11 +130,7 @@ mod tests {
 
     #[test]
     fn a_page_without_kv_heads_and_a_page_of_a_codec_have_no_bytes_of_their_own() {
-        let none = KvLayer {
-            kv_heads: 0,
-            kind: LayerKind::Transient,
-            ..LAYER
-        };
+        let none = KvLayer { kv_heads: 0, kind: LayerKind::Transient, ..LAYER };
         assert_eq!(none.page_bytes(KvEncoding::F32), 0);
         assert_eq!(LAYER.page_bytes(KvEncoding::Codec), 0);
     }

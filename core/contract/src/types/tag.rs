@@ -36,10 +36,7 @@ impl PageTag {
         out[..16].copy_from_slice(&self.chain.0);
         out[16..24].copy_from_slice(&self.crc.to_le_bytes());
         out[24..32].copy_from_slice(&self.first.to_le_bytes());
-        for (i, w) in [self.layer, self.tokens, self.bytes, self.encoding]
-            .iter()
-            .enumerate()
-        {
+        for (i, w) in [self.layer, self.tokens, self.bytes, self.encoding].iter().enumerate() {
             out[32 + 4 * i..36 + 4 * i].copy_from_slice(&w.to_le_bytes());
         }
         out
@@ -51,15 +48,7 @@ impl PageTag {
         let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
         let chain = ChainHash(std::array::from_fn(|i| b[i]));
         let (layer, tokens, bytes, encoding) = (word(32), word(36), word(40), word(44));
-        PageTag {
-            chain,
-            crc: long(16),
-            first: long(24),
-            layer,
-            tokens,
-            bytes,
-            encoding,
-        }
+        PageTag { chain, crc: long(16), first: long(24), layer, tokens, bytes, encoding }
     }
 }
 
@@ -95,9 +84,6 @@ mod tests {
         assert_eq!(&bytes[..16], b"0123456789abcdef");
         assert_eq!(bytes[16..24], [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(bytes[24..32], [0, 1, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(
-            bytes[32..],
-            [2, 0, 0, 0, 64, 0, 0, 0, 0, 0, 1, 0, 3, 0, 0, 0]
-        );
+        assert_eq!(bytes[32..], [2, 0, 0, 0, 64, 0, 0, 0, 0, 0, 1, 0, 3, 0, 0, 0]);
     }
 }

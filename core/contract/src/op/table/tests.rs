@@ -24,16 +24,12 @@ const CODES: [(u32, &str); 14] = [
 /// Any op of this code: words of 1, 2 and 3 are a value of every type that travels, so only the
 /// length must fit.
 fn sample(code: u32, seed: u32) -> Op {
-    let words: Vec<u32> = (0..128)
-        .map(|i: u32| 1 + (seed + i * i + i / 3) % 3)
-        .collect();
+    let words: Vec<u32> = (0..128).map(|i: u32| 1 + (seed + i * i + i / 3) % 3).collect();
     let of_length = |length: usize| {
         let list = [&[code, length as u32], &words[..length]].concat();
         Op::take(&mut list.as_slice()).ok()
     };
-    (0..words.len())
-        .find_map(of_length)
-        .expect("some length fits a known code")
+    (0..words.len()).find_map(of_length).expect("some length fits a known code")
 }
 
 fn encoded(op: &Op) -> Vec<u32> {
@@ -87,11 +83,7 @@ fn an_op_cut_short_is_invalid_wherever_it_is_cut() {
         let list = encoded(&sample(code, 1));
         for length in 0..list.len() {
             let error = Op::take(&mut &list[..length]).expect_err("cut short");
-            assert_eq!(
-                error.kind,
-                ErrorKind::Invalid,
-                "{name} cut to {length} words"
-            );
+            assert_eq!(error.kind, ErrorKind::Invalid, "{name} cut to {length} words");
         }
     }
 }
