@@ -1,1 +1,29 @@
-//! Under construction.
+//! How bytes move between memory and disk. Host side only: a plugin reaches it through [`RootHost`], the engine
+//! through [`Storage`]. No plugin links this crate.
+//!
+//! - [`Storage`] is the promise; [`PreadPool`] keeps it with threads that sleep in the kernel.
+//! - [`RootHost`] gives one plugin one directory, and can be taken away from it.
+//! - [`Budget`] is memory as an object with named holders; [`Region`] is memory that is lent in pieces.
+//! - [`RootLock`] keeps a second process away from a root.
+//! - [`double`] has storages that fail on purpose.
+//!
+//! Offsets and lengths are bytes. Nothing here looks at what the bytes mean.
+
+mod budget;
+pub mod double;
+mod fault;
+mod files;
+mod lock;
+mod meter;
+mod pool;
+mod region;
+mod root;
+mod service;
+mod worker;
+
+pub use budget::Budget;
+pub use lock::{RootLock, remove_tree, tree_bytes};
+pub use pool::PreadPool;
+pub use region::{Lease, Region};
+pub use root::{HostSink, NoSink, RootHost};
+pub use service::{Counters, OpenHow, Storage};

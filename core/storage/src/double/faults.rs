@@ -1,0 +1,220 @@
+//! Any storage, spoiled by a seed: slow, short, full, failing, lying, or silent.
+
+use super::random::Random;
+use crate::fault::{ends_early, late};
+use crate::meter::lock;
+use crate::service::{Counters, OpenHow, Storage};
+use kvern_contract::{Error, ErrorKind, FileId, FileRead, FileWrite, Result};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What goes wrong. The default: nothing.
+#[derive(Clone, Debug, Default)]
+pub struct FaultPlan {
+    /// Chooses among the rest; the same seed, the same faults for the same calls.
+    pub seed: u64,
+    /// Shortest and longest time that a read or write call takes.
+    pub latency: Option<(Duration, Duration)>,
+    /// One read in so many fills half its buffer and fails; 0: none.
+    pub short_one_in: u64,
+    /// One read in so many comes back with one bit flipped, and says nothing; 0: none.
+    pub flip_one_in: u64,
+    /// Reads that succeed before all others fail with Io.
+    pub reads_before_eio: Option<u64>,
+    /// Writes that succeed before all others fail with Io.
+    pub writes_before_eio: Option<u64>,
+    /// Files synced before every other sync fails with Io; what was written before stays unsynced.
+    pub syncs_before_eio: Option<u64>,
+    /// Bytes written before the drive is full.
+    pub space_bytes: Option<u64>,
+    /// Reads wait until [`Faults::release`], or their deadline.
+    pub hold_reads: bool,
+    /// Writes, syncs and publishes wait until [`Faults::release`], or their deadline.
+    pub hold_writes: bool,
+}
+
+struct State {
+    plan: FaultPlan,
+    random: Random,
+    reads: u64,
+    writes: u64,
+    syncs: u64,
+    written: u64,
+    held: u32,
+}
+
+/// A storage that does what its plan says.
+pub struct Faults {
+    inner: Arc<dyn Storage>,
+    state: Mutex<State>,
+    released: Condvar,
+}
+impl Faults {
+    /// Spoils `inner` by `plan`.
+    pub fn new(inner: Arc<dyn Storage>, plan: FaultPlan) -> Arc<Self> {
+        let random = Random::new(plan.seed);
+        let state = State { plan, random, reads: 0, writes: 0, syncs: 0, written: 0, held: 0 };
+        Arc::new(Faults { inner, state: Mutex::new(state), released: Condvar::new() })
+    }
+    /// Replaces the plan; counts start anew. Held calls look again.
+    pub fn set(&self, plan: FaultPlan) {
+        let mut state = lock(&self.state);
+        state.random = Random::new(plan.seed);
+        state.plan = plan;
+        (state.reads, state.writes, state.syncs, state.written) = (0, 0, 0, 0);
+        self.released.notify_all();
+    }
+    /// Lets held calls go on, and holds no more.
+    pub fn release(&self) {
+        let mut state = lock(&self.state);
+        (state.plan.hold_reads, state.plan.hold_writes) = (false, false);
+        self.released.notify_all();
+    }
+    /// Calls that are held now.
+    pub fn held(&self) -> u32 {
+        lock(&self.state).held
+    }
+
+    /// Waits as the plan says; what is left of `within`, or `None` when it has passed.
+    fn wait(&self, within: Duration, holds: fn(&FaultPlan) -> bool) -> Option<Duration> {
+        let start = Instant::now();
+        let mut state = lock(&self.state);
+        let nap = state.plan.latency.map(|(least, most)| {
+            let spread = u64::try_from(most.saturating_sub(least).as_nanos()).unwrap_or(u64::MAX);
+            least + Duration::from_nanos(state.random.below(spread.saturating_add(1)))
+        });
+        while holds(&state.plan) {
+            let left = within.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                return None;
+            }
+            state.held += 1;
+            let waited = self.released.wait_timeout(state, left.min(Duration::from_secs(3600)));
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state.held -= 1;
+        }
+        drop(state);
+        if let Some(nap) = nap {
+            std::thread::sleep(nap.min(within.saturating_sub(start.elapsed())));
+        }
+        match within {
+            Duration::MAX => Some(within),
+            _ => Some(within.saturating_sub(start.elapsed())).filter(|left| !left.is_zero()),
+        }
+    }
+    /// Whether a write of `bytes` may go on.
+    fn admit(&self, bytes: u64) -> Result<()> {
+        let mut state = lock(&self.state);
+        state.writes += 1;
+        if state.plan.writes_before_eio.is_some_and(|count| state.writes > count) {
+            return Err(Error::new(
+                ErrorKind::Io,
+                "storage/write",
+                "input/output error (injected)",
+            ));
+        }
+        state.written += bytes;
+        if state.plan.space_bytes.is_some_and(|space| state.written > space) {
+            let text = "no space left on device (injected); free some space";
+            return Err(Error::new(ErrorKind::OutOfSpace, "storage/write", text));
+        }
+        Ok(())
+    }
+    /// Spoils one read that came well.
+    fn spoil(&self, read: &mut FileRead<'_>) {
+        let mut state = lock(&self.state);
+        state.reads += 1;
+        let plan = state.plan.clone();
+        let asked = read.into.len();
+        if plan.reads_before_eio.is_some_and(|count| state.reads > count) {
+            read.into.fill(0xee);
+            let text = "input/output error (injected)";
+            read.done = Err(Error::new(ErrorKind::Io, "storage/read", text));
+        } else if state.random.one_in(plan.short_one_in) {
+            read.into[asked / 2..].fill(0xee);
+            let got = asked as u64 / 2;
+            read.done = Err(ends_early("a file", read.offset, asked as u64, got));
+        } else if asked > 0 && state.random.one_in(plan.flip_one_in) {
+            let at = state.random.below(asked as u64 * 8);
+            read.into[(at / 8) as usize] ^= 1 << (at % 8);
+        }
+    }
+}
+
+impl Storage for Faults {
+    fn open(&self, path: &Path, how: OpenHow) -> Result<FileId> {
+        self.inner.open(path, how)
+    }
+    fn open_memory(&self, name: &str, bytes: &'static [u8]) -> Result<FileId> {
+        self.inner.open_memory(name, bytes)
+    }
+    fn close(&self, file: FileId) {
+        self.inner.close(file);
+    }
+    fn bytes(&self, file: FileId) -> Result<u64> {
+        self.inner.bytes(file)
+    }
+    fn list(&self, dir: &Path) -> Result<Vec<(String, u64)>> {
+        self.inner.list(dir)
+    }
+    fn read_batch(&self, reads: &mut [FileRead<'_>], within: Duration) -> Result<()> {
+        let Some(left) = self.wait(within, |plan| plan.hold_reads) else {
+            let error = late("storage/read", within);
+            reads.iter_mut().for_each(|read| read.done = Err(error.clone()));
+            return Err(error);
+        };
+        // The answer is in each read.
+        let _ = self.inner.read_batch(reads, left);
+        let mut first = Ok(());
+        for read in reads {
+            if read.done.is_ok() {
+                self.spoil(read);
+            }
+            first = first.and(read.done.clone());
+        }
+        first
+    }
+    fn write_batch(&self, writes: &[FileWrite<'_>], within: Duration) -> Result<()> {
+        let left = self.wait(within, |plan| plan.hold_writes);
+        let left = left.ok_or_else(|| late("storage/write", within))?;
+        for write in writes {
+            self.admit(write.bytes.len() as u64)?;
+            let &FileWrite { file, offset, bytes } = write;
+            self.inner.write_batch(&[FileWrite { file, offset, bytes }], left)?;
+        }
+        Ok(())
+    }
+    fn sync(&self, files: &[FileId]) -> Result<()> {
+        self.wait(Duration::MAX, |plan| plan.hold_writes);
+        for &file in files {
+            {
+                let mut state = lock(&self.state);
+                state.syncs += 1;
+                if state.plan.syncs_before_eio.is_some_and(|count| state.syncs > count) {
+                    let text = "input/output error (injected)";
+                    return Err(Error::new(ErrorKind::Io, "storage/sync", text));
+                }
+            }
+            self.inner.sync(&[file])?;
+        }
+        Ok(())
+    }
+    fn publish(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        self.wait(Duration::MAX, |plan| plan.hold_writes);
+        self.admit(bytes.len() as u64)?;
+        self.inner.publish(path, bytes)
+    }
+    fn truncate(&self, file: FileId, bytes: u64) -> Result<()> {
+        self.inner.truncate(file, bytes)
+    }
+    fn remove(&self, path: &Path) -> Result<()> {
+        self.inner.remove(path)
+    }
+    fn counters(&self) -> Counters {
+        self.inner.counters()
+    }
+    fn path_kind(&self) -> &'static str {
+        self.inner.path_kind()
+    }
+}

@@ -1,0 +1,317 @@
+//! Open files by id, and the slow calls on them: open, sync, publish, list.
+
+use crate::fault::{at_path, ends_early, no_directory, read_only};
+use crate::meter::Meter;
+use crate::service::OpenHow;
+use kvern_contract::{Error, ErrorKind, FileId, Result};
+use std::collections::HashMap;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// Where a file's bytes are.
+enum Body {
+    Disk(File),
+    Memory(&'static [u8]),
+    /// Never answers until it is let go.
+    #[cfg(test)]
+    Stuck(Arc<Gate>),
+}
+
+/// Holds reads until a test opens it.
+#[cfg(test)]
+#[derive(Default)]
+pub(crate) struct Gate {
+    pub(crate) open: AtomicBool,
+    pub(crate) entered: AtomicU32,
+    pub(crate) left: AtomicU32,
+}
+
+/// One open file. Operations under way hold it, so that closing an id never pulls it from under them.
+pub(crate) struct OpenFile {
+    body: Body,
+    path: PathBuf,
+    writable: bool,
+    /// The name is not known to be durable: the directory is synced with the file's first sync.
+    name_is_new: AtomicBool,
+    /// A sync failed: the kernel may have dropped the dirty pages, so a later sync would lie.
+    lost: AtomicBool,
+}
+impl OpenFile {
+    /// Opens a path.
+    pub(crate) fn open(path: &Path, how: OpenHow) -> Result<Self> {
+        let writable = how == OpenHow::Write;
+        let mut options = OpenOptions::new();
+        options.read(true).write(writable).mode(0o600);
+        let mut name_is_new = false;
+        let file = match options.open(path) {
+            Err(error) if writable && error.kind() == io::ErrorKind::NotFound => {
+                if let Some(dir) = path.parent() {
+                    make_directories("storage/open", dir)?;
+                }
+                name_is_new = true;
+                options.create(true).open(path)
+            }
+            other => other,
+        };
+        let file = file.map_err(|error| at_path("storage/open", path, &error))?;
+        let facts = file.metadata().map_err(|error| at_path("storage/open", path, &error))?;
+        if !facts.is_file() {
+            let text = format!("{} is not a regular file", path.display());
+            return Err(Error::new(ErrorKind::Io, "storage/open", text));
+        }
+        Ok(OpenFile {
+            body: Body::Disk(file),
+            path: path.to_owned(),
+            writable,
+            name_is_new: AtomicBool::new(name_is_new),
+            lost: AtomicBool::new(false),
+        })
+    }
+
+    /// A file whose bytes are in memory.
+    pub(crate) fn memory(name: &str, bytes: &'static [u8]) -> Self {
+        Self::of(Body::Memory(bytes), name)
+    }
+
+    /// A file whose reads wait for the gate.
+    #[cfg(test)]
+    pub(crate) fn stuck(gate: Arc<Gate>) -> Self {
+        Self::of(Body::Stuck(gate), "stuck")
+    }
+
+    fn of(body: Body, name: &str) -> Self {
+        OpenFile {
+            body,
+            path: PathBuf::from(name),
+            writable: false,
+            name_is_new: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether no drive takes part.
+    pub(crate) fn is_memory(&self) -> bool {
+        matches!(self.body, Body::Memory(_))
+    }
+
+    /// Length in bytes.
+    pub(crate) fn bytes(&self) -> Result<u64> {
+        match &self.body {
+            Body::Disk(file) => {
+                let facts = file.metadata();
+                Ok(facts.map_err(|error| at_path("storage/bytes", &self.path, &error))?.len())
+            }
+            Body::Memory(bytes) => Ok(bytes.len() as u64),
+            #[cfg(test)]
+            Body::Stuck(_) => Ok(u64::MAX),
+        }
+    }
+
+    /// Fills `into` from `offset`, or says why not.
+    pub(crate) fn read(&self, meter: &Meter, offset: u64, into: &mut [u8]) -> Result<()> {
+        let asked = into.len() as u64;
+        let early = |got| Err(ends_early(&self.path.display().to_string(), offset, asked, got));
+        match &self.body {
+            Body::Disk(file) => {
+                let mut got = 0;
+                while got < into.len() {
+                    let at = offset.saturating_add(got as u64);
+                    let rest = &mut into[got..];
+                    match meter.read.run(|| file.read_at(rest, at)) {
+                        Ok(0) => return early(got as u64),
+                        Ok(moved) => got += moved,
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) => return Err(at_path("storage/read", &self.path, &error)),
+                    }
+                }
+                Ok(())
+            }
+            Body::Memory(bytes) => {
+                let from = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+                let there = &bytes[from..];
+                if there.len() < into.len() {
+                    return early(there.len() as u64);
+                }
+                into.copy_from_slice(&there[..into.len()]);
+                meter.memory_bytes.fetch_add(asked, Relaxed);
+                Ok(())
+            }
+            #[cfg(test)]
+            Body::Stuck(gate) => {
+                gate.entered.fetch_add(1, Relaxed);
+                while !gate.open.load(Relaxed) {
+                    std::thread::yield_now();
+                }
+                into.fill(0xaa);
+                gate.left.fetch_add(1, Relaxed);
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes all of `bytes` at `offset`.
+    pub(crate) fn write(&self, meter: &Meter, offset: u64, bytes: &[u8]) -> Result<()> {
+        let file = self.writable_file("storage/write")?;
+        let mut put = 0;
+        while put < bytes.len() {
+            let at = offset.saturating_add(put as u64);
+            match meter.write.run(|| file.write_at(&bytes[put..], at)) {
+                Ok(0) => {
+                    let error = io::Error::from(io::ErrorKind::WriteZero);
+                    return Err(at_path("storage/write", &self.path, &error));
+                }
+                Ok(moved) => put += moved,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(at_path("storage/write", &self.path, &error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts or extends the file.
+    pub(crate) fn truncate(&self, bytes: u64) -> Result<()> {
+        let file = self.writable_file("storage/truncate")?;
+        file.set_len(bytes).map_err(|error| at_path("storage/truncate", &self.path, &error))
+    }
+
+    /// Makes bytes, length and, once, the name durable.
+    pub(crate) fn sync(&self, meter: &Meter) -> Result<()> {
+        let Body::Disk(file) = &self.body else { return Ok(()) };
+        if self.lost.load(Relaxed) {
+            let text = format!(
+                "{}: a sync failed before, so what it held back may be lost; open the root anew",
+                self.path.display()
+            );
+            return Err(Error::new(ErrorKind::Io, "storage/sync", text));
+        }
+        let synced = file.sync_data().and_then(|()| {
+            meter.syncs.fetch_add(1, Relaxed);
+            if self.name_is_new.load(Relaxed) {
+                sync_directory_of(&self.path, meter)?;
+                self.name_is_new.store(false, Relaxed);
+            }
+            Ok(())
+        });
+        synced.map_err(|error| {
+            self.lost.store(true, Relaxed);
+            let mut out = at_path("storage/sync", &self.path, &error);
+            out.kind = if out.kind == ErrorKind::OutOfSpace { out.kind } else { ErrorKind::Io };
+            out
+        })
+    }
+
+    fn writable_file(&self, operation: &str) -> Result<&File> {
+        match &self.body {
+            Body::Disk(file) if self.writable => Ok(file),
+            _ => Err(read_only(operation, &self.path.display().to_string())),
+        }
+    }
+}
+
+/// Files by id. Ids are never used twice.
+pub(crate) struct FileTable {
+    open: RwLock<HashMap<FileId, Arc<OpenFile>>>,
+    next: AtomicU32,
+}
+impl FileTable {
+    pub(crate) fn new() -> Self {
+        FileTable { open: RwLock::new(HashMap::new()), next: AtomicU32::new(1) }
+    }
+    pub(crate) fn add(&self, file: OpenFile) -> FileId {
+        let id = FileId(self.next.fetch_add(1, Relaxed));
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        open.insert(id, Arc::new(file));
+        id
+    }
+    pub(crate) fn get(&self, id: FileId) -> Option<Arc<OpenFile>> {
+        self.open.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+    pub(crate) fn close(&self, id: FileId) {
+        self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+}
+
+/// Creates a directory and its parents, mode 0700, and makes their names durable.
+pub(crate) fn make_directories(operation: &str, dir: &Path) -> Result<()> {
+    let mut missing = Vec::new();
+    let mut at = Some(dir);
+    while let Some(here) = at {
+        if here.as_os_str().is_empty() || here.is_dir() {
+            break;
+        }
+        missing.push(here);
+        at = here.parent();
+    }
+    for here in missing.iter().rev() {
+        match DirBuilder::new().mode(0o700).create(here) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && here.is_dir() => {}
+            other => other.map_err(|error| no_directory(operation, dir, &error))?,
+        }
+        // Best effort: some file systems refuse to sync a directory, and an empty one promises nothing yet.
+        let _ = sync_directory_of(here, &Meter::default());
+    }
+    Ok(())
+}
+
+/// Syncs the directory that holds `path`.
+fn sync_directory_of(path: &Path, meter: &Meter) -> io::Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(dir)?.sync_all()?;
+    meter.syncs.fetch_add(1, Relaxed);
+    Ok(())
+}
+
+/// Writes `bytes` beside `path`, syncs, renames over `path`, syncs the directory.
+pub(crate) fn publish(path: &Path, bytes: &[u8], meter: &Meter) -> Result<()> {
+    let name = path.file_name().ok_or_else(|| {
+        let text = format!("{} names no file", path.display());
+        Error::new(ErrorKind::Invalid, "storage/publish", text)
+    })?;
+    if let Some(dir) = path.parent() {
+        make_directories("storage/publish", dir)?;
+    }
+    static TURN: AtomicU32 = AtomicU32::new(0);
+    let turn = TURN.fetch_add(1, Relaxed);
+    let mut beside = std::ffi::OsString::from(".");
+    beside.push(name);
+    beside.push(format!(".{}-{turn}", std::process::id()));
+    let beside = path.with_file_name(beside);
+    let done = (|| {
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        meter.write.run(|| file.write_all(bytes).map(|()| bytes.len()))?;
+        file.sync_all()?;
+        meter.syncs.fetch_add(1, Relaxed);
+        fs::rename(&beside, path)?;
+        sync_directory_of(path, meter)
+    })();
+    done.map_err(|error: io::Error| {
+        // The rename may have happened; then there is nothing left to remove.
+        let _ = fs::remove_file(&beside);
+        at_path("storage/publish", path, &error)
+    })
+}
+
+/// Regular files of a directory with their lengths, sorted by name; names that are not UTF-8 are not ours.
+pub(crate) fn list(dir: &Path) -> Result<Vec<(String, u64)>> {
+    let read = || -> io::Result<Vec<(String, u64)>> {
+        let mut out = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            let facts = match entry.metadata() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            if let (true, Ok(name)) = (facts.is_file(), entry.file_name().into_string()) {
+                out.push((name, facts.len()));
+            }
+        }
+        out.sort();
+        Ok(out)
+    };
+    read().map_err(|error| at_path("storage/list", dir, &error))
+}

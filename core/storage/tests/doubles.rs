@@ -1,0 +1,168 @@
+//! The doubles must be able to do the harm that they promise, and no other.
+#![allow(clippy::unwrap_used)]
+
+use kvern_contract::{ErrorKind, FileId, FileRead, FileWrite};
+use kvern_storage::double::{FaultPlan, Faults, MemoryStorage};
+use kvern_storage::{OpenHow, Storage};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+fn put(storage: &dyn Storage, file: FileId, offset: u64, bytes: &[u8]) {
+    storage.write_batch(&[FileWrite { file, offset, bytes }], Duration::MAX).unwrap();
+}
+fn get(storage: &dyn Storage, file: FileId, bytes: usize) -> kvern_contract::Result<Vec<u8>> {
+    let mut out = vec![0x11; bytes];
+    let mut reads = [FileRead { file, offset: 0, into: &mut out, done: Ok(()) }];
+    storage.read_batch(&mut reads, Duration::MAX).map(|()| out)
+}
+
+#[test]
+fn a_power_cut_keeps_what_was_synced_and_leaves_any_sectors_of_the_rest() {
+    let path = Path::new("/r/f");
+    let (mut lengths, mut mixes) = (BTreeSet::new(), BTreeSet::new());
+    for seed in 0..200 {
+        let storage = MemoryStorage::new();
+        let file = storage.open(path, OpenHow::Write).unwrap();
+        put(&*storage, file, 0, &[1; 1024]);
+        storage.sync(&[file]).unwrap();
+        put(&*storage, file, 512, &[2; 1024]);
+        put(&*storage, file, 1024, &[3; 512]);
+        storage.cut(seed);
+        let left = storage.contents(path).expect("a synced name");
+        assert!(left[..512] == [1; 512], "a sector nobody wrote changed");
+        lengths.insert(left.len());
+        assert!([1, 2].contains(&left[512]) && left[512..1024].iter().all(|b| *b == left[512]));
+        if left.len() > 1024 {
+            assert!([0, 2, 3].contains(&left[1024]));
+            mixes.insert((left[512], left[1024]));
+        }
+        assert_eq!(storage.bytes(file).unwrap_err().kind, ErrorKind::NotFound);
+    }
+    assert_eq!(lengths, BTreeSet::from([1024, 1536]));
+    // Reordered: the later write there without the earlier, a length without bytes, and the rest.
+    assert_eq!(mixes.len(), 6, "{mixes:?}");
+}
+
+#[test]
+fn an_unsynced_name_may_vanish_and_a_removed_one_may_come_back() {
+    let (mut there, mut back) = (BTreeSet::new(), BTreeSet::new());
+    for seed in 0..40 {
+        let storage = MemoryStorage::new();
+        let kept = storage.open(Path::new("/r/kept"), OpenHow::Write).unwrap();
+        put(&*storage, kept, 0, b"k");
+        storage.sync(&[kept]).unwrap();
+        storage.open(Path::new("/r/new"), OpenHow::Write).unwrap();
+        storage.remove(Path::new("/r/kept")).unwrap();
+        storage.cut(seed);
+        there.insert(storage.contents(Path::new("/r/new")).is_some());
+        back.insert(storage.contents(Path::new("/r/kept")).is_some());
+    }
+    assert_eq!((there.len(), back.len()), (2, 2));
+}
+
+#[test]
+fn a_publish_cut_at_any_event_leaves_the_old_file_or_the_new_one_whole() {
+    let path = Path::new("/r/identity");
+    let mut seen = BTreeSet::new();
+    for (event, seed) in (0..4).flat_map(|event| (0..20).map(move |seed| (event, seed))) {
+        let storage = MemoryStorage::new();
+        storage.publish(path, &[1; 2000]).unwrap();
+        storage.fail_at(storage.events() + event);
+        let answer = storage.publish(path, &[2; 3000]);
+        assert_eq!(answer.is_ok(), event == 3);
+        storage.cut(seed);
+        let left = storage.contents(path).unwrap();
+        assert!(left == [1; 2000] || left == [2; 3000]);
+        assert!(event != 0 || left[0] == 1, "nothing was renamed yet");
+        assert!(event != 3 || left[0] == 2, "publish had returned");
+        seen.insert((event, left[0]));
+    }
+    assert!(seen.contains(&(1, 1)) && seen.contains(&(1, 2)), "{seen:?}");
+}
+
+#[test]
+fn when_the_power_is_off_every_call_fails_until_the_cut() {
+    let storage = MemoryStorage::new();
+    let file = storage.open(Path::new("/r/f"), OpenHow::Write).unwrap();
+    storage.fail_at(storage.events());
+    let write = FileWrite { file, offset: 0, bytes: b"x" };
+    assert_eq!(storage.write_batch(&[write], Duration::MAX).unwrap_err().kind, ErrorKind::Io);
+    assert!(storage.is_off() && storage.sync(&[file]).is_err() && get(&*storage, file, 1).is_err());
+    storage.cut(1);
+    assert!(storage.open(Path::new("/r/g"), OpenHow::Write).is_ok());
+}
+
+#[test]
+fn a_full_drive_is_out_of_space_and_a_failing_one_is_io() {
+    let plan = FaultPlan { space_bytes: Some(100), ..FaultPlan::default() };
+    let full = Faults::new(MemoryStorage::new(), plan);
+    let file = full.open(Path::new("/f"), OpenHow::Write).unwrap();
+    put(&*full, file, 0, &[1; 100]);
+    let write = FileWrite { file, offset: 100, bytes: b"x" };
+    assert_eq!(full.write_batch(&[write], Duration::MAX).unwrap_err().kind, ErrorKind::OutOfSpace);
+    assert_eq!(full.publish(Path::new("/g"), b"x").unwrap_err().kind, ErrorKind::OutOfSpace);
+    assert_eq!(get(&*full, file, 100).unwrap(), [1; 100]);
+
+    full.set(FaultPlan { reads_before_eio: Some(2), ..FaultPlan::default() });
+    assert!(get(&*full, file, 1).is_ok() && get(&*full, file, 1).is_ok());
+    assert_eq!(get(&*full, file, 1).unwrap_err().kind, ErrorKind::Io);
+    full.set(FaultPlan { writes_before_eio: Some(0), ..FaultPlan::default() });
+    let write = FileWrite { file, offset: 0, bytes: b"x" };
+    assert_eq!(full.write_batch(&[write], Duration::MAX).unwrap_err().kind, ErrorKind::Io);
+    full.set(FaultPlan { syncs_before_eio: Some(1), ..FaultPlan::default() });
+    assert!(full.sync(&[file]).is_ok());
+    assert_eq!(full.sync(&[file]).unwrap_err().kind, ErrorKind::Io);
+}
+
+#[test]
+fn short_reads_are_errors_and_flipped_bits_are_silent() {
+    let faults = Faults::new(MemoryStorage::new(), FaultPlan::default());
+    let file = faults.open(Path::new("/f"), OpenHow::Write).unwrap();
+    put(&*faults, file, 0, &[0; 64]);
+    faults.set(FaultPlan { seed: 3, short_one_in: 1, ..FaultPlan::default() });
+    let error = get(&*faults, file, 64).unwrap_err();
+    assert!(error.message.contains("asked for 64 bytes at offset 0, got 32"), "{}", error.message);
+    faults.set(FaultPlan { seed: 3, flip_one_in: 1, ..FaultPlan::default() });
+    let flipped = get(&*faults, file, 64).unwrap();
+    assert_eq!(flipped.iter().map(|byte| byte.count_ones()).sum::<u32>(), 1);
+    faults.set(FaultPlan { seed: 3, flip_one_in: 1, ..FaultPlan::default() });
+    assert_eq!(get(&*faults, file, 64).unwrap(), flipped, "the same seed, the same harm");
+}
+
+#[test]
+fn a_held_read_times_out_untouched_and_goes_on_once_released() {
+    let plan = FaultPlan { hold_reads: true, ..FaultPlan::default() };
+    let faults = Faults::new(MemoryStorage::new(), plan);
+    let file = faults.open(Path::new("/f"), OpenHow::Write).unwrap();
+    put(&*faults, file, 0, b"abcd");
+    let mut bytes = [0x11; 4];
+    let mut reads = [FileRead { file, offset: 0, into: &mut bytes, done: Ok(()) }];
+    let error = faults.read_batch(&mut reads, Duration::from_millis(5)).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Timeout);
+    assert_eq!(bytes, [0x11; 4]);
+    let reader = {
+        let faults = faults.clone();
+        std::thread::spawn(move || get(&*faults, file, 4))
+    };
+    while faults.held() == 0 {
+        std::thread::yield_now();
+    }
+    faults.release();
+    assert_eq!(reader.join().unwrap().unwrap(), b"abcd");
+}
+
+#[test]
+fn latency_past_the_deadline_is_a_timeout() {
+    let nap = Duration::from_millis(20);
+    let plan = FaultPlan { latency: Some((nap, nap)), ..FaultPlan::default() };
+    let faults = Faults::new(MemoryStorage::new(), plan);
+    let file = faults.open(Path::new("/f"), OpenHow::Write).unwrap();
+    put(&*faults, file, 0, b"abcd");
+    let mut bytes = [0x11; 4];
+    let mut reads = [FileRead { file, offset: 0, into: &mut bytes, done: Ok(()) }];
+    let error = faults.read_batch(&mut reads, Duration::from_millis(1)).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Timeout);
+    assert_eq!(bytes, [0x11; 4]);
+    assert_eq!(get(&*faults, file, 4).unwrap(), b"abcd");
+}
