@@ -1,0 +1,79 @@
+//! Markdown: one title a file, links that lead somewhere.
+
+use crate::markdown::{anchors, links, prose};
+use crate::tree::{File, Tree, finds, holds};
+
+fn titles(tree: &Tree) -> Vec<String> {
+    let mut findings = Vec::new();
+    for file in tree.below("", ".md") {
+        let lines = prose(file);
+        let titles: Vec<usize> = lines
+            .iter()
+            .filter(|(_, text)| text.starts_with("# "))
+            .map(|(line, _)| *line)
+            .collect();
+        let first = lines.iter().find(|(_, text)| !text.trim().is_empty()).map(|(line, _)| *line);
+        if titles.len() != 1 || first != titles.first().copied() {
+            let what = format!("{} titles `# …`; one, as the first line", titles.len());
+            findings.push(file.at(titles.get(1).copied().unwrap_or(1), &what));
+        }
+    }
+    findings
+}
+
+/// The path that a link from a file means, from the root.
+fn resolve(from: &str, target: &str) -> Option<String> {
+    let mut parts: Vec<&str> = from.split('/').collect();
+    parts.pop();
+    for part in target.split('/') {
+        match part {
+            "." | "" => {}
+            ".." => _ = parts.pop()?,
+            name => parts.push(name),
+        }
+    }
+    Some(parts.join("/"))
+}
+
+fn is_broken(tree: &Tree, file: &File, link: &str) -> bool {
+    if link.contains("://") || link.starts_with("mailto:") {
+        return false;
+    }
+    let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+    let target = if path.is_empty() { Some(file.path.clone()) } else { resolve(&file.path, path) };
+    let Some(target) = target.filter(|target| tree.has(target)) else { return true };
+    let page = tree.file(&target).filter(|page| page.path.ends_with(".md"));
+    !anchor.is_empty() && page.is_some_and(|page| !anchors(page).iter().any(|a| a == anchor))
+}
+
+fn broken_links(tree: &Tree) -> Vec<String> {
+    let mut findings = Vec::new();
+    for file in tree.below("", ".md") {
+        for (line, link) in links(file).iter().filter(|(_, link)| is_broken(tree, file, link)) {
+            findings.push(file.at(*line, &format!("the link to {link} leads nowhere")));
+        }
+    }
+    findings
+}
+
+#[test]
+fn every_document_has_one_title() {
+    let tree = Tree::of(&[
+        ("a.md", "# A\n\n## B\n```\n# comment\n```\n"),
+        ("b.md", "# A\n\n# B\n"),
+        ("c.md", "text\n"),
+        ("d.md", "text\n# late\n"),
+    ]);
+    finds(titles(&tree), &["b.md:3", "c.md:1", "d.md:1"]);
+    holds(titles(&Tree::checkout()));
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let tree = Tree::of(&[
+        ("README.md", "# R\n[a](docs/a.md) [b](docs) [c](https://x.invalid/y)\n[d](docs/b.md)\n"),
+        ("docs/a.md", "# A\n[r](../README.md#r) [up](../..)\n[s](#a)\n[t](#none)\n"),
+    ]);
+    finds(broken_links(&tree), &["README.md:3", "docs/a.md:2", "docs/a.md:4"]);
+    holds(broken_links(&Tree::checkout()));
+}
