@@ -43,9 +43,11 @@ impl Inode {
         apply(&mut self.live, &change);
         self.pending.push(change);
     }
+    /// A sync: what is pending reaches the drive. (Not all that is seen: see `fail_sync_at`.)
     fn settle(&mut self) {
-        self.durable.clone_from(&self.live);
-        self.pending.clear();
+        for change in std::mem::take(&mut self.pending) {
+            apply(&mut self.durable, &change);
+        }
     }
     /// What a cut leaves: each sector one of its versions, the length one of its lengths.
     fn survive(&self, random: &mut Random) -> Vec<u8> {
@@ -117,6 +119,7 @@ struct Disk {
     next_file: u32,
     events: u64,
     fail_at: Option<u64>,
+    fail_sync_at: Option<u64>,
     off: bool,
     counters: Counters,
 }
@@ -222,6 +225,11 @@ impl MemoryStorage {
     pub fn fail_at(&self, event: u64) {
         lock(&self.disk).fail_at = Some(event);
     }
+    /// Lets the sync at the event with this number fail as systems do: what was pending in that file never
+    /// reaches the drive, though readers go on seeing it until the power is cut.
+    pub fn fail_sync_at(&self, event: u64) {
+        lock(&self.disk).fail_sync_at = Some(event);
+    }
     /// Whether the power went.
     pub fn is_off(&self) -> bool {
         lock(&self.disk).off
@@ -273,7 +281,8 @@ impl MemoryStorage {
         if let Some(&inode) = disk.names.get(path) {
             let inode = disk.inode(inode);
             change(&mut inode.live);
-            inode.settle();
+            inode.durable.clone_from(&inode.live);
+            inode.pending.clear();
         }
     }
 }
@@ -361,8 +370,14 @@ impl Storage for MemoryStorage {
             disk.powered()?;
             let handle = disk.handle("storage/sync", file)?;
             let (inode, dir) = (handle.inode, handle.path.parent().map(Path::to_owned));
+            let fails = disk.fail_sync_at == Some(disk.events);
             if disk.event() {
                 return disk.powered();
+            }
+            if fails {
+                disk.inode(inode).pending.clear();
+                let text = "input/output error (injected)";
+                return Err(Error::new(ErrorKind::Io, "storage/sync", text));
             }
             disk.inode(inode).settle();
             if std::mem::take(&mut disk.inode(inode).name_is_new) {
@@ -383,7 +398,7 @@ impl Storage for MemoryStorage {
         let inode = disk.create(path);
         let new = disk.inode(inode);
         new.live = bytes.to_vec();
-        new.settle();
+        new.durable = bytes.to_vec();
         new.name_is_new = false;
         disk.counters.writes += 1;
         disk.counters.bytes_written += bytes.len() as u64;
