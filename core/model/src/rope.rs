@@ -1,4 +1,4 @@
-//! Rotary frequencies, bit for bit as transformers computes them.
+//! Rotary frequencies as transformers computes them: in f32, in its order of operations.
 
 use crate::error::{invalid, unsupported};
 use crate::json::Object;
@@ -111,7 +111,9 @@ impl Rope {
     pub fn inv_freq(&self, dim: u32) -> Vec<f32> {
         let plain = (0..dim / 2).map(|i| {
             let exponent = (2 * i) as f32 / dim as f32;
-            1.0 / self.theta.powf(exponent)
+            // Rounded once from f64: the nearest f32, wherever this runs. torch's own power is within one unit of
+            // that in the last place, and depends on its build and the CPU.
+            1.0 / f64::from(self.theta).powf(f64::from(exponent)) as f32
         });
         match self.kind {
             RopeKind::Default => plain.collect(),
