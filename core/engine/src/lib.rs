@@ -1,1 +1,29 @@
-//! Under construction.
+//! Kvern's engine: it owns memory and control. It places weights, keeps KV pages, and runs steps
+//! over a ragged batch, through the contracts alone: it never opens a library, and holds no unsafe
+//! code (host memory comes as leases from the storage service).
+//!
+//! One loop owns control flow ([`step`]): for each layer wait for its weights and pages, put its
+//! ops on the list, run the list. A [`family`] says what a model computes; the [`pager`] says where
+//! its history lies; [`weights`] says where its weights lie.
+#![forbid(unsafe_code)]
+
+mod budget;
+mod chain;
+mod engine;
+mod events;
+mod family;
+mod io;
+mod load;
+mod pager;
+mod placement;
+mod request;
+mod scratch;
+mod spec;
+mod step;
+mod weights;
+
+pub use engine::Engine;
+pub use events::Event;
+pub use spec::{
+    CacheFacts, EngineSpec, Facts, Finish, Flow, LogLine, Outcome, PlacementFacts, Request,
+};

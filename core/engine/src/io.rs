@@ -1,0 +1,133 @@
+//! What the host tells the device in buffers: ids, rope tables, write targets, spans, page tables.
+//! Parts of one region. A step appends its tables and never writes over what it has handed over, so
+//! that a list of ops may run while the next one's tables are made.
+
+use crate::weights::import;
+use kvern_contract::{
+    DeviceBackend, Error, ErrorKind, PageEntry, Result, RowWrite, Slice, SpanEntry,
+};
+use kvern_storage::{Budget, Region};
+use std::sync::Arc;
+
+/// Tables start at multiples of this.
+const ALIGN: usize = 64;
+
+/// The region and what has been put into it.
+pub(crate) struct Io {
+    region: Arc<Region>,
+    at: Slice,
+    /// Bytes of this step that are not handed over yet, and where they go.
+    bytes: Vec<u8>,
+    start: usize,
+    inverse_frequencies: Vec<f32>,
+}
+
+/// Where a step's inputs are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Inputs {
+    /// Ids, u32 `[row]`.
+    pub ids: Slice,
+    /// 0, 1, 2, ... u32 `[row]`: rows of the tables below, and of embeddings read row by row.
+    pub rows: Slice,
+    /// Cosines and sines, f32 `[row][rotary / 2]`, at each row's position.
+    pub cos: Slice,
+    pub sin: Slice,
+}
+
+/// Bytes that the tables of any step take.
+pub(crate) fn bytes_of(rows: u64, layers: u64, pages: u64, rotary_half: u64) -> u64 {
+    let inputs = rows * (4 + 4 + 4 + 8 * rotary_half) + 6 * ALIGN as u64;
+    let entry = size_of::<PageEntry>() as u64;
+    let span = (size_of::<SpanEntry>() + ALIGN) as u64;
+    // At worst each page is a segment of its own.
+    let layer = rows * size_of::<RowWrite>() as u64 + (pages + 1) * (entry + 2 * span);
+    inputs + layers * (layer + 4 * ALIGN as u64)
+}
+
+impl Io {
+    pub(crate) fn new(
+        bytes: u64,
+        inverse_frequencies: Vec<f32>,
+        device: &mut dyn DeviceBackend,
+        budget: &Budget,
+    ) -> Result<Self> {
+        budget.reserve("step tables", bytes)?;
+        let region = Region::new(bytes as usize)?;
+        let at = Slice { buffer: import(device, &region)?, offset: 0 };
+        Ok(Io { region, at, bytes: Vec::new(), start: 0, inverse_frequencies })
+    }
+
+    /// Starts a step. *Caller*: no work is left that reads the last one's.
+    pub(crate) fn begin(&mut self, ids: &[u32], positions: &[u64]) -> Result<Inputs> {
+        self.bytes.clear();
+        self.start = 0;
+        let half = self.inverse_frequencies.len();
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        for position in positions {
+            // f32 times f32, as transformers does: an exact angle would be another model.
+            for j in 0..half {
+                let (s, c) = (*position as f32 * self.inverse_frequencies[j]).sin_cos();
+                cos.push(c);
+                sin.push(s);
+            }
+        }
+        Ok(Inputs {
+            ids: self.words(ids)?,
+            rows: self.words(&(0..ids.len() as u32).collect::<Vec<_>>())?,
+            cos: self.words(&cos.iter().map(|x| x.to_bits()).collect::<Vec<_>>())?,
+            sin: self.words(&sin.iter().map(|x| x.to_bits()).collect::<Vec<_>>())?,
+        })
+    }
+
+    /// u32 values.
+    pub(crate) fn words(&mut self, words: &[u32]) -> Result<Slice> {
+        self.put(words.iter().flat_map(|w| w.to_le_bytes()))
+    }
+
+    /// Write targets, one a row.
+    pub(crate) fn writes(&mut self, writes: &[RowWrite]) -> Result<Slice> {
+        self.put(writes.iter().flat_map(|w| {
+            let [a, b] = [w.row.to_le_bytes(), w.reserved.to_le_bytes()];
+            w.offset.to_le_bytes().into_iter().chain(a).chain(b)
+        }))
+    }
+
+    /// Sequences of a batch.
+    pub(crate) fn spans(&mut self, spans: &[SpanEntry]) -> Result<Slice> {
+        self.put(spans.iter().flat_map(|s| {
+            let words = [s.row, s.rows, s.position, s.entry, s.entries, s.slot];
+            words.into_iter().chain(s.reserved).flat_map(u32::to_le_bytes).collect::<Vec<_>>()
+        }))
+    }
+
+    /// Pages that attention reads.
+    pub(crate) fn entries(&mut self, entries: &[PageEntry]) -> Result<Slice> {
+        self.put(entries.iter().flat_map(|e| {
+            let words = [e.first, e.tokens, e.encoding, e.mask, e.packed, e.reserved];
+            let words = words.into_iter().flat_map(u32::to_le_bytes);
+            e.offset.to_le_bytes().into_iter().chain(words).collect::<Vec<_>>()
+        }))
+    }
+
+    fn put(&mut self, bytes: impl Iterator<Item = u8>) -> Result<Slice> {
+        self.bytes.resize(self.bytes.len().next_multiple_of(ALIGN), 0);
+        let at = self.start + self.bytes.len();
+        self.bytes.extend(bytes);
+        if self.start + self.bytes.len() > self.region.bytes() {
+            let text = "a step's tables are larger than was foreseen";
+            return Err(Error::new(ErrorKind::Internal, "engine/step", text));
+        }
+        Ok(Slice { buffer: self.at.buffer, offset: at as u64 })
+    }
+
+    /// Hands over what was put since the last time.
+    pub(crate) fn hand_over(&mut self) -> Result<()> {
+        if self.bytes.is_empty() {
+            return Ok(());
+        }
+        self.region.lend(self.start, self.bytes.len())?.copy_from_slice(&self.bytes);
+        self.start = (self.start + self.bytes.len()).next_multiple_of(ALIGN);
+        self.bytes.clear();
+        Ok(())
+    }
+}

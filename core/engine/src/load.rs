@@ -1,0 +1,228 @@
+//! What a load does, in order: plan, divide the budget, open the device and ask it for every op, read
+//! the weights that stay, open the strategy's root.
+
+use crate::budget::{divide, fixed, table_bytes};
+use crate::engine::Engine;
+use crate::events::Recorder;
+use crate::family::{self, Family, Places};
+use crate::io::Io;
+use crate::pager::Opening;
+use crate::placement::{self, Room};
+use crate::scratch::Activations;
+use crate::spec::EngineSpec;
+use crate::step;
+use crate::weights::{Files, Load, RowReader, Table, Weights, import};
+use kvern_contract::{
+    DeviceBackend, DeviceSpec, Error, ErrorKind, PAGE_TOKENS, Result, Role, Slice, Support, Weight,
+    WeightEncoding, encoding_word,
+};
+use kvern_storage::{Budget, HostSink, RootHost};
+use std::sync::Arc;
+use std::time::Duration;
+
+impl Engine {
+    /// Loads a model. *Errors* OverBudget says what is needed at least; Unsupported names the
+    /// architecture, the op or the tensor; and those of files and plugins.
+    pub fn load(mut spec: EngineSpec) -> Result<Engine> {
+        let family = family::of(&spec.model)?;
+        let plan = family.plan();
+        let context_tokens = spec.context_tokens.unwrap_or(u64::MAX).min(plan.context_tokens);
+        let budget = Budget::new(spec.memory_budget);
+        let events = Recorder::new(Arc::clone(&spec.log));
+        let files = Files::open(&spec.model, plan, spec.storage.as_ref())?;
+        let device_description = spec.device.describe();
+        let mut opening = opening(&spec, family.as_ref(), context_tokens, &budget, &events)?;
+        let need = opening.frugality();
+        let fixed = fixed(family.as_ref(), &files, opening.chunk_tokens, context_tokens);
+        let division = divide(&spec, &fixed, &need, opening.chunk_tokens)?;
+        opening.chunk_tokens = division.chunk;
+        let room = Room {
+            host_bytes: division.weights,
+            host_layers: spec.offload_cpu_layers,
+            rows_per_sweep: 1,
+        };
+        let options = &spec.offload_options;
+        let placed = placement::place(spec.offload.as_ref(), options, plan, &files.stored, &room)?;
+        open_device(&mut spec, division.chunk, &budget, &events)?;
+        ask_for_ops(spec.device.as_ref(), family.as_ref(), &files, division.chunk, &spec)?;
+        let device = spec.device.as_mut();
+        let weights = Weights::load(Load {
+            plan,
+            files,
+            resident: &placed.resident,
+            // The policy says how far ahead to read; the budget says how far that can be.
+            slots: division.slots.min(1 + placed.read_ahead_units as usize),
+            device,
+            storage: &spec.storage,
+            budget: &budget,
+            events: Arc::clone(&events),
+        })?;
+        let embedding_rows = match weights.stays(plan.embedding.0) {
+            true => None,
+            false => {
+                let table = weights.stored(plan.embedding.0);
+                Some(RowReader::new(table, division.chunk, device, &budget)?)
+            }
+        };
+        let activations = Activations::new(plan, division.chunk, device, &budget)?;
+        let bytes = table_bytes(family.as_ref(), division.chunk, context_tokens);
+        let io = Io::new(bytes, plan.inverse_frequencies.clone(), device, &budget)?;
+        let description = opening.description.clone();
+        let (kept, ring) = (division.kept, division.ring);
+        let pager = opening.open(spec.kv, kept, ring, need.frame_bytes)?;
+        let pool = Slice { buffer: import(device, pager.pool())?, offset: 0 };
+        let (layer_units, head_unit) = units(family.as_ref());
+        Ok(Engine {
+            device: spec.device,
+            weights,
+            pager,
+            io,
+            activations,
+            embedding_rows,
+            storage: spec.storage,
+            pool,
+            kv_dtype: spec.kv_dtype,
+            layer_units,
+            head_unit,
+            device_time: Duration::ZERO,
+            model: spec.model,
+            context_tokens,
+            rows_most: division.chunk,
+            description,
+            device_description,
+            placement: placed.facts,
+            budget,
+            events,
+            family,
+        })
+    }
+}
+
+/// For each layer the unit of its attention and that of the rest; and the head's.
+fn units(family: &dyn Family) -> (Vec<(usize, usize)>, usize) {
+    let plan = family.plan();
+    let find = |layer: Option<usize>, role: Role| {
+        let is = |u: &family::UnitPlan| u.layer.map(|l| l.0 as usize) == layer && u.role == role;
+        plan.units.iter().position(is).unwrap_or_default()
+    };
+    let layer = |l| (find(Some(l), Role::Attention), find(Some(l), Role::Mlp));
+    ((0..plan.layers.len()).map(layer).collect(), find(None, Role::Head))
+}
+
+fn opening(
+    spec: &EngineSpec,
+    family: &dyn Family,
+    context_tokens: u64,
+    budget: &Arc<Budget>,
+    events: &Arc<Recorder>,
+) -> Result<Opening> {
+    let layers = family.plan().layers.clone();
+    let (description, policy) = Opening::ask(
+        spec.kv.as_ref(),
+        &spec.kv_options,
+        &layers,
+        spec.kv_dtype,
+        context_tokens,
+        spec.kv_budget.or(spec.memory_budget).unwrap_or(u64::MAX),
+        spec.device.describe().kind != "cpu",
+    )?;
+    let pair = |name: &str, value: String| (name.to_string(), value);
+    let identity = vec![
+        pair("weights", spec.model.digest().to_string()),
+        pair("compute", format!("{:?}", spec.compute).to_lowercase()),
+        pair("encoding", format!("{:?}", spec.kv_dtype).to_lowercase()),
+        pair("layout", format!("head-token-channel-{PAGE_TOKENS}")),
+        pair("adapters", "none".into()),
+        pair("format", "1".into()),
+    ];
+    Ok(Opening {
+        options: spec.kv_options.clone(),
+        layers,
+        hot: spec.kv_dtype,
+        context_tokens,
+        chunk_tokens: spec.prefill_chunk.max(1),
+        identity,
+        cache_dir: spec.cache_dir.clone(),
+        deadline: spec.load_deadline,
+        storage: Arc::clone(&spec.storage),
+        budget: Arc::clone(budget),
+        events: Arc::clone(events),
+        description,
+        policy,
+    })
+}
+
+/// Opens the device. *Errors* the device's.
+fn open_device(
+    spec: &mut EngineSpec,
+    rows: u32,
+    budget: &Arc<Budget>,
+    events: &Arc<Recorder>,
+) -> Result<()> {
+    let name = spec.device.describe().name;
+    let host = RootHost::new(
+        Arc::clone(&spec.storage),
+        spec.cache_dir.join(format!("device_{}", name.replace('-', "_"))),
+        Arc::clone(budget),
+        Arc::clone(events) as Arc<dyn HostSink>,
+    );
+    let asked = DeviceSpec {
+        compute: spec.compute,
+        threads: spec.threads.max(1),
+        budget_bytes: spec.memory_budget.unwrap_or(u64::MAX),
+        rows,
+        options: spec.device_options.clone(),
+    };
+    spec.device.open(&asked, host)
+}
+
+/// Asks the device for every op of the model, before weights are read. *Errors* Unsupported names
+/// the op, or the KV dtype.
+fn ask_for_ops(
+    device: &dyn DeviceBackend,
+    family: &dyn Family,
+    files: &Files,
+    rows: u32,
+    spec: &EngineSpec,
+) -> Result<()> {
+    let description = device.describe();
+    let unsupported = |text| Error::new(ErrorKind::Unsupported, "engine/load", text);
+    if !description.kv.contains(&spec.kv_dtype) {
+        let known = &description.kv;
+        let text = format!(
+            "device {} does not read kv pages in {:?}; known: {known:?}",
+            description.name, spec.kv_dtype
+        );
+        return Err(unsupported(text));
+    }
+    let plan = family.plan();
+    let weight = |s: &crate::weights::Stored| Weight {
+        encoding: s.encoding,
+        outputs: s.outputs,
+        inputs: s.inputs,
+        ..Weight::default()
+    };
+    let vector = |s: &crate::weights::Stored| Weight { encoding: WeightEncoding::F32, ..weight(s) };
+    let table = Table {
+        matrices: files.stored.iter().map(weight).collect(),
+        vectors: files.vectors.iter().map(vector).collect(),
+    };
+    let scratch = vec![Slice::default(); plan.scratch.len()];
+    let at = Places { scratch: &scratch, table: &table, rows };
+    let mut list = vec![step::embed_op(family, &at)];
+    for layer in 0..plan.layers.len() {
+        family.before_attention(layer, &at, &mut list);
+        list.push(step::write_op(family, layer, &at, encoding_word(spec.kv_dtype)));
+        list.push(step::attention_op(family, layer, &at));
+        family.after_attention(layer, &at, &mut list);
+        family.feed_forward(layer, &at, &mut list);
+    }
+    family.head(Slice::default(), Slice::default(), &at, &mut list);
+    match list.iter().find(|op| device.supports(op) == Support::No) {
+        Some(op) => {
+            let (device, op) = (&description.name, op.name());
+            Err(unsupported(format!("device {device} does not do the op {op} as this model needs")))
+        }
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,97 @@
+//! Memory for KV pages: frames of one size in one region, and a ring of them apart for pages that
+//! only pass through. A cyclic scan defeats any recency order, so what is kept is kept for good and
+//! the rest streams through the ring.
+
+use kvern_contract::{Error, ErrorKind, Result};
+use kvern_storage::{Budget, Lease, Region};
+use std::sync::Arc;
+
+/// A frame's number.
+pub(crate) type Frame = u32;
+
+/// All frames of an engine.
+pub(crate) struct Frames {
+    region: Arc<Region>,
+    bytes: usize,
+    /// Frames that pages may keep; the ring's follow them.
+    kept: u32,
+    fresh: u32,
+    free: Vec<Frame>,
+    ring_total: usize,
+    ring: Vec<Frame>,
+    budget: Arc<Budget>,
+}
+
+impl Frames {
+    /// `kept` frames that pages keep and `ring` that they pass through, of `bytes` each. Memory is
+    /// touched, and reserved, when a frame is first used.
+    pub(crate) fn new(kept: u32, ring: u32, bytes: usize, budget: Arc<Budget>) -> Result<Self> {
+        let total = (kept as usize + ring as usize) * bytes;
+        Ok(Frames {
+            region: Region::new(total.max(1))?,
+            bytes,
+            kept,
+            fresh: 0,
+            free: Vec::new(),
+            ring_total: ring as usize,
+            ring: (kept..kept + ring).rev().collect(),
+            budget,
+        })
+    }
+    pub(crate) fn region(&self) -> &Region {
+        &self.region
+    }
+    /// Where a frame starts in the region.
+    pub(crate) fn offset(&self, frame: Frame) -> u64 {
+        u64::from(frame) * self.bytes as u64
+    }
+    /// Frames that can be had without taking one from a page.
+    pub(crate) fn available(&self) -> u32 {
+        self.free.len() as u32 + (self.kept - self.fresh)
+    }
+    /// A frame, zeroed; `None` when all are taken. *Errors* OverBudget.
+    pub(crate) fn take(&mut self) -> Result<Option<Frame>> {
+        if let Some(frame) = self.free.pop() {
+            self.lend(frame)?.fill(0);
+            return Ok(Some(frame));
+        }
+        if self.fresh == self.kept {
+            return Ok(None);
+        }
+        self.budget.reserve("kv frames", self.bytes as u64)?;
+        self.fresh += 1;
+        Ok(Some(self.fresh - 1))
+    }
+    pub(crate) fn give(&mut self, frame: Frame) {
+        self.free.push(frame);
+    }
+    pub(crate) fn give_back(&mut self, frame: Option<Frame>) {
+        self.free.extend(frame);
+    }
+    /// Exclusive use of a frame's memory. *Errors* Busy while somebody has it.
+    pub(crate) fn lend(&self, frame: Frame) -> Result<Lease> {
+        self.region.lend(self.offset(frame) as usize, self.bytes)
+    }
+    /// Pages that pass through at once, at most: half of the ring, so that the next ones load while
+    /// the device reads these.
+    pub(crate) fn batch(&self) -> usize {
+        (self.ring_total / 2).max(1)
+    }
+    /// Frames of the ring, fewer than asked when others are out.
+    pub(crate) fn take_ring(&mut self, count: usize) -> Vec<Frame> {
+        let at = self.ring.len().saturating_sub(count);
+        self.ring.split_off(at)
+    }
+    pub(crate) fn give_ring(&mut self, frames: impl IntoIterator<Item = Frame>) {
+        self.ring.extend(frames);
+    }
+    /// What to say when nothing is left.
+    pub(crate) fn exhausted(&self, need: &str) -> Error {
+        let text = format!(
+            "all {} frames of {} bytes are in use and {need}: raise --kv-budget, or choose a \
+             strategy with a store",
+            self.kept, self.bytes
+        );
+        Error::new(ErrorKind::OverBudget, "kv/page", text)
+    }
+}

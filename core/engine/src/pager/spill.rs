@@ -1,0 +1,386 @@
+//! How pages leave memory: spilled by the policy, evicted for their frames, dropped out of the
+//! window, cut by a rewind; and what happens when the store is lost.
+
+use super::cold;
+use super::frames::Frame;
+use super::layer::{Lost, key};
+use super::page::{Kept, first_of};
+use super::store::{Ask, Out, Silence};
+use super::tag::checksum;
+use super::{Pager, Place};
+use kvern_contract::{Error, ErrorKind, PAGE_TOKENS, PageTag, Result, SessionId, encoding_word};
+use std::time::{Duration, Instant};
+
+const PAGE: u64 = PAGE_TOKENS as u64;
+
+impl Pager {
+    /// A frame for a new page: a free one, else a stored page's. *Caller*: no work that reads or
+    /// writes frames is left, unless a free one is known to be there.
+    pub(super) fn free_frame(&mut self) -> Result<Frame> {
+        loop {
+            if let Some(frame) = self.frames.take()? {
+                return Ok(frame);
+            }
+            if self.evict() {
+                continue;
+            }
+            if self.store.is_none() || !self.make_evictable()? {
+                let why = self.refused.as_ref().map(|e| format!("the store refused: {e}"));
+                let need = why.unwrap_or_else(|| "a step needs one more".into());
+                return Err(self.frames.exhausted(&need));
+            }
+        }
+    }
+
+    /// Takes the frame of the page that was stored last.
+    fn evict(&mut self) -> bool {
+        while let Some(place) = self.evictable.pop() {
+            let Some(page) = self.page_mut(place) else { continue };
+            if page.kept == Kept::Stored
+                && let Some(frame) = page.frame.take()
+            {
+                self.frames.give(frame);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Gives every sealed page to the store and waits until one of them may go. Whether there is.
+    fn make_evictable(&mut self) -> Result<bool> {
+        let all: Vec<Place> = self.sessions.keys().copied().flat_map(|s| self.sealed(s)).collect();
+        self.spill(&all)?;
+        let until = Instant::now() + self.deadline;
+        while self.evictable.is_empty() && !self.going.is_empty() {
+            if let Err(silence) = self.listen(until.saturating_duration_since(Instant::now())) {
+                let text = format!("the store did not take pages in {:?}", self.deadline);
+                let _lost = self.replace_store(silence)?;
+                return Err(Error::new(ErrorKind::Timeout, "kv/store", text));
+            }
+        }
+        Ok(!self.evictable.is_empty())
+    }
+
+    /// A session's sealed pages that only their frames hold, by layer and ascending.
+    fn sealed(&self, session: SessionId) -> Vec<Place> {
+        let Some(s) = self.sessions.get(&session) else { return Vec::new() };
+        let mut places = Vec::new();
+        for (layer, pages) in s.layers.iter().enumerate() {
+            for (number, page) in pages.iter().enumerate() {
+                if page.is_sealed() && page.kept == Kept::Here && !page.gone {
+                    places.push((session, layer, number));
+                }
+            }
+        }
+        places
+    }
+
+    /// Spills what the policy says: whole pages of every layer whose tail has reached the
+    /// threshold, oldest first, until the rest is what it keeps.
+    pub(super) fn spill_due(&mut self, session: SessionId) -> Result<()> {
+        let (Some(flush), true) = (self.policy.flush, self.store.is_some()) else { return Ok(()) };
+        let retain = self.policy.retain;
+        let mut due = Vec::new();
+        let s = self.session(session)?;
+        for (layer, pages) in s.layers.iter().enumerate() {
+            let hot = |p: &&super::page::Page| p.kept == Kept::Here && !p.gone;
+            let mut tokens: u64 = pages.iter().filter(hot).map(|p| u64::from(p.rows)).sum();
+            let per_token = u64::from(self.page_bytes(layer, self.hot)) / PAGE;
+            let reached = flush.tokens.is_some_and(|t| tokens >= t)
+                || flush.bytes.is_some_and(|b| tokens * per_token >= b);
+            if !reached {
+                continue;
+            }
+            let keep = retain.tokens.unwrap_or(u64::MAX);
+            let keep = keep.min(retain.bytes.map_or(u64::MAX, |b| b / per_token.max(1)));
+            let keep = if keep == u64::MAX { 0 } else { keep };
+            for (number, page) in pages.iter().enumerate() {
+                if !hot(&page) || !page.is_sealed() || tokens < keep + PAGE {
+                    continue;
+                }
+                tokens -= PAGE;
+                due.push((session, layer, number));
+            }
+        }
+        self.spill(&due)
+    }
+
+    /// Gives pages to the store, which answers later.
+    fn spill(&mut self, places: &[Place]) -> Result<()> {
+        let mut pages = Vec::new();
+        let mut sent = Vec::new();
+        let mut layers = std::collections::BTreeSet::new();
+        for &(session, layer, number) in places {
+            let Some(out) = self.out((session, layer, number))? else { continue };
+            pages.push(out);
+            layers.insert((session, layer));
+            let s = self.session_mut(session)?;
+            let epoch = s.epoch;
+            s.layers[layer][number].kept = Kept::Going;
+            sent.push(((session, layer, number), epoch));
+        }
+        if pages.is_empty() {
+            return Ok(());
+        }
+        self.counts.spill_count += layers.len() as u64;
+        self.counts.spilled_tokens += PAGE * pages.len() as u64;
+        let ticket = self.ticket();
+        self.going.insert(ticket, sent);
+        self.tell(Ask::Store { ticket, pages });
+        Ok(())
+    }
+
+    /// A page with its tag, and its frame lent. `None` while a lost call still has the frame.
+    fn out(&mut self, place: Place) -> Result<Option<Out>> {
+        let (session, layer, number) = place;
+        let s = self.session(session)?;
+        let page = &s.layers[layer][number];
+        let Some(frame) = page.frame else { return Ok(None) };
+        let Ok(lease) = self.frames.lend(frame) else { return Ok(None) };
+        let bytes = self.page_bytes(layer, page.encoding);
+        let tag = PageTag {
+            chain: s.chain.at(&s.keys, (first_of(number) + PAGE) as usize),
+            crc: checksum(&lease[..bytes as usize]),
+            first: first_of(number),
+            layer: layer as u32,
+            tokens: page.rows,
+            bytes,
+            encoding: encoding_word(page.encoding),
+        };
+        if let Some(page) = self.page_mut(place) {
+            page.tag = Some(tag);
+        }
+        Ok(Some(Out { key: key(session, layer, number), tag, frame: lease }))
+    }
+
+    /// Takes the answers that are there.
+    pub(super) fn hear(&mut self) -> Result<()> {
+        self.settle_ghosts();
+        while self.store.is_some() {
+            match self.listen(Duration::ZERO) {
+                Ok(()) => continue,
+                Err(Silence::Pending) => break,
+                Err(Silence::Gone) => {
+                    let _lost = self.replace_store(Silence::Gone)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Encodes what has gone cold: pages that end `cold_after` before a step's first row. The mark
+    /// moves with the session's steps alone.
+    pub(crate) fn cool(&mut self, session: SessionId, position: u64) -> Result<()> {
+        if self.policy.cold == self.hot {
+            return Ok(());
+        }
+        let mark = position.saturating_sub(self.policy.cold_after) / PAGE * PAGE;
+        let s = self.session_mut(session)?;
+        let from = s.cold;
+        s.cold = s.cold.max(mark);
+        for number in (from / PAGE) as usize..(mark / PAGE) as usize {
+            for layer in 0..self.layers.len() {
+                self.cool_page((session, layer, number))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn cool_page(&mut self, place: Place) -> Result<()> {
+        let (to, shape) = (self.policy.cold, self.layers[place.1]);
+        let until = Instant::now() + self.deadline;
+        // A store that has the page on its way must not see it change.
+        while self.page(place).is_some_and(|p| p.kept == Kept::Going) {
+            if let Err(silence) = self.listen(until.saturating_duration_since(Instant::now())) {
+                let _lost = self.replace_store(silence)?;
+            }
+        }
+        let Some(page) = self.page_mut(place) else { return Ok(()) };
+        let (from, frame) = (encoding_word(page.encoding), page.frame);
+        page.encoding = to;
+        if let Some(frame) = frame {
+            let mut lease = self.frames.lend(frame)?;
+            cold::encode_in_place(&mut lease, &shape, from, to);
+        }
+        Ok(())
+    }
+
+    /// Frees pages that no later query can see.
+    pub(super) fn drop_unseen(&mut self, session: SessionId) -> Result<()> {
+        let Some(window) = self.policy.window else { return Ok(()) };
+        let s = self.session(session)?;
+        let next = s.committed as u64;
+        let first_seen = (next + 1).saturating_sub(u64::from(window.recent));
+        let mut freed = Vec::new();
+        for (layer, pages) in s.layers.iter().enumerate() {
+            for (number, page) in pages.iter().enumerate() {
+                let start = first_of(number);
+                let seen = start < u64::from(window.first) || start + PAGE > first_seen;
+                if !page.gone && page.is_sealed() && !seen && page.kept != Kept::Going {
+                    freed.push((session, layer, number));
+                }
+            }
+        }
+        let layers: std::collections::BTreeSet<_> = freed.iter().map(|p| p.1).collect();
+        self.counts.eviction_count += layers.len() as u64;
+        self.counts.evicted_tokens += PAGE * freed.len() as u64;
+        for place in freed {
+            let Some(page) = self.page_mut(place) else { continue };
+            page.gone = true;
+            if let Some(frame) = page.frame.take() {
+                self.frames.give(frame);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a rewind lands: at `to` where the page that holds it can be written again, else at the
+    /// start of that page.
+    pub(super) fn landing(&self, session: SessionId, to: u64) -> Result<u64> {
+        let s = self.session(session)?;
+        let to = to.min(s.keys.len() as u64);
+        let number = (to / PAGE) as usize;
+        let writable = |p: &super::page::Page| {
+            p.frame.is_some() && p.kept == Kept::Here && p.encoding == self.hot
+        };
+        let whole =
+            to % PAGE == 0 || s.layers.iter().all(|pages| pages.get(number).is_none_or(writable));
+        Ok(if whole { to } else { to / PAGE * PAGE })
+    }
+
+    /// Forgets a session's tokens from `to` on and frees their pages. *Caller*: `to` is a landing.
+    pub(super) fn cut(&mut self, session: SessionId, to: u64) -> Result<()> {
+        let keep = to.div_ceil(PAGE) as usize;
+        let s = self.session_mut(session)?;
+        s.epoch += 1;
+        s.keys.truncate(to as usize);
+        s.chain.rewind(to as usize);
+        s.committed = s.committed.min(to as usize);
+        s.cold = s.cold.min(to / PAGE * PAGE);
+        let mut freed = Vec::new();
+        let mut cut = Vec::new();
+        for (layer, pages) in s.layers.iter_mut().enumerate() {
+            freed.extend(pages.drain(keep.min(pages.len())..).filter_map(|p| p.frame));
+            if let Some(page) = pages.last_mut().filter(|_| to % PAGE != 0) {
+                page.rows = page.rows.min((to % PAGE) as u32);
+                page.tag = None;
+                cut.push((session, layer, keep - 1));
+            }
+        }
+        // A page on its way to the store keeps its bytes until the store has answered.
+        let until = Instant::now() + self.deadline;
+        while !self.going.is_empty() && freed.iter().any(|f| self.frames.lend(*f).is_err()) {
+            if let Err(silence) = self.listen(until.saturating_duration_since(Instant::now())) {
+                let _lost = self.replace_store(silence)?;
+            }
+        }
+        for frame in freed {
+            match self.frames.lend(frame) {
+                Ok(_home) => self.frames.give(frame),
+                Err(_lent) => self.quarantine(frame),
+            }
+        }
+        cut.into_iter().try_for_each(|place| self.zero_behind(place, (to % PAGE) as usize))
+    }
+
+    /// Rows that are not filled are zero: what scales and sums are taken over.
+    fn zero_behind(&mut self, place: Place, rows: usize) -> Result<()> {
+        let Some(frame) = self.page(place).and_then(|p| p.frame) else { return Ok(()) };
+        let (layer, tokens) = (self.layers[place.1], PAGE as usize);
+        let width = self.page_bytes(place.1, self.hot) as usize
+            / (layer.kv_heads as usize * tokens * (layer.key_dim + layer.value_dim) as usize);
+        let mut lease = self.frames.lend(frame)?;
+        let mut at = 0;
+        for dim in [layer.key_dim, layer.value_dim] {
+            let row = dim as usize * width;
+            for _ in 0..layer.kv_heads {
+                lease[at + rows * row..at + tokens * row].fill(0);
+                at += tokens * row;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a store up that does not answer, and opens the strategy anew on an empty root. What
+    /// only the lost instance held comes back as lost.
+    pub(super) fn replace_store(&mut self, silence: Silence) -> Result<Vec<Lost>> {
+        let Some(lost) = self.store.take() else { return Ok(Vec::new()) };
+        lost.give_up();
+        self.ghosts.push(lost);
+        let what = match silence {
+            Silence::Pending => format!("did not answer in {:?}", self.deadline),
+            Silence::Gone => "has ended".into(),
+        };
+        let line = format!("the kv store {what}: it is opened anew and what it held is recomputed");
+        kvern_storage::HostSink::log(self.events.as_ref(), 2, &line);
+        self.void = self.next_ticket;
+        self.going.clear();
+        self.came.clear();
+        self.evictable.clear();
+        self.store = match &mut self.home {
+            Some(home) => Some(home.reopen(what)?),
+            None => None,
+        };
+        let mut lost = Vec::new();
+        for s in self.sessions.values_mut() {
+            s.epoch += 1;
+            let mut first = None;
+            for pages in &mut s.layers {
+                for (number, page) in pages.iter_mut().enumerate().filter(|(_, p)| !p.gone) {
+                    page.kept = Kept::Here;
+                    if page.frame.is_none() {
+                        first = Some(first.map_or(number, |f: usize| f.min(number)));
+                    }
+                }
+            }
+            if let Some(number) = first {
+                lost.push(Lost { session: s.id, position: first_of(number) });
+            }
+        }
+        for id in self.sessions.keys().copied().collect::<Vec<_>>() {
+            self.tell(Ask::Begin(id));
+            self.tell_again(id)?;
+        }
+        Ok(lost)
+    }
+
+    /// Commits to a new instance what the sessions hold already.
+    fn tell_again(&self, session: SessionId) -> Result<()> {
+        let s = self.session(session)?;
+        self.tell(Ask::Commit {
+            session,
+            tokens: s.committed as u64,
+            keys: s.keys[..s.committed].to_vec(),
+            chains: s.chain.pages()[..s.committed / PAGE as usize].to_vec(),
+            chain: s.chain.at(&s.keys, s.committed),
+        });
+        Ok(())
+    }
+
+    fn quarantine(&mut self, frame: Frame) {
+        let ticket = self.ticket();
+        self.lent.insert(ticket, frame);
+    }
+
+    /// Frames that lost calls have brought home are free again.
+    fn settle_ghosts(&mut self) {
+        let home: Vec<u64> = self
+            .lent
+            .iter()
+            .filter(|(_, frame)| self.frames.lend(**frame).is_ok())
+            .map(|(ticket, _)| *ticket)
+            .collect();
+        for ticket in home {
+            self.frames.give_back(self.lent.remove(&ticket));
+        }
+        let rings: Vec<u64> = self
+            .ghost_frames
+            .iter()
+            .filter(|(_, frames)| frames.iter().all(|f| self.frames.lend(*f).is_ok()))
+            .map(|(ticket, _)| *ticket)
+            .collect();
+        for ticket in rings {
+            self.frames.give_ring(self.ghost_frames.remove(&ticket).unwrap_or_default());
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The thread that calls a store, one call at a time, in the order in which it was asked. Frames
+//! travel with a call as leases and come home with its answer; a call that never returns keeps
+//! them, and nobody else can have them meanwhile.
+
+use super::cold;
+use super::tag::{Damage, check};
+use crate::events::Recorder;
+use kvern_contract::{
+    ChainHash, Commit, Error, ErrorKind, FileRead, KvEncoding, KvLayer, KvReport, KvStore, Origin,
+    PageKey, PageLoad, PageRef, PageTag, Result, SessionId, TokenKey, Verdict, encoding_word,
+};
+use kvern_storage::{Lease, RootHost, Storage};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+/// A page on its way out.
+pub(crate) struct Out {
+    pub key: PageKey,
+    pub tag: PageTag,
+    pub frame: Lease,
+}
+
+/// A page on its way in.
+pub(crate) struct In {
+    pub key: PageKey,
+    pub want: PageTag,
+    /// The form that attention reads: what was stored hot may be cold by now.
+    pub read_as: KvEncoding,
+    pub layer: KvLayer,
+    pub frame: Lease,
+}
+
+/// What to call.
+pub(crate) enum Ask {
+    Begin(SessionId),
+    Store {
+        ticket: u64,
+        pages: Vec<Out>,
+    },
+    Load {
+        ticket: u64,
+        pages: Vec<In>,
+        within: Duration,
+    },
+    Commit {
+        session: SessionId,
+        tokens: u64,
+        keys: Vec<TokenKey>,
+        chains: Vec<ChainHash>,
+        chain: ChainHash,
+    },
+    Rewind {
+        session: SessionId,
+        to: u64,
+    },
+    End(SessionId),
+    Report,
+}
+
+/// What came of it.
+pub(crate) enum Answer {
+    Stored {
+        ticket: u64,
+        done: Result<()>,
+    },
+    Loaded {
+        ticket: u64,
+        pages: Vec<(PageKey, std::result::Result<(), Damage>)>,
+    },
+    Report(KvReport),
+    /// A call without an answer of its own failed.
+    Failed(Error),
+}
+
+/// A store, its thread and the two ways between.
+pub(crate) struct StoreThread {
+    ask: Sender<Ask>,
+    answer: Receiver<Answer>,
+    host: Arc<RootHost>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Silence {
+    /// Not yet.
+    Pending,
+    /// The thread has ended.
+    Gone,
+}
+
+impl StoreThread {
+    pub(crate) fn start(
+        store: Box<dyn KvStore>,
+        host: Arc<RootHost>,
+        storage: Arc<dyn Storage>,
+        events: Arc<Recorder>,
+    ) -> Result<Self> {
+        let (ask, asked) = channel();
+        let (reply, answer) = channel();
+        let mut worker = Worker { store, host: Arc::clone(&host), storage, events };
+        let run = move || {
+            while let Ok(ask) = asked.recv() {
+                if let Some(answer) = worker.call(ask)
+                    && reply.send(answer).is_err()
+                {
+                    return;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("kvern-store".into())
+            .spawn(run)
+            .map_err(|e| Error::new(ErrorKind::Internal, "kv/open", e.to_string()))?;
+        Ok(StoreThread { ask, answer, host, thread })
+    }
+    /// Asks; an ended thread shows when its answer is waited for.
+    pub(crate) fn ask(&self, ask: Ask) {
+        let _ended = self.ask.send(ask);
+    }
+    pub(crate) fn answer(&self, within: Duration) -> std::result::Result<Answer, Silence> {
+        self.answer.recv_timeout(within).map_err(|e| match e {
+            RecvTimeoutError::Timeout => Silence::Pending,
+            RecvTimeoutError::Disconnected => Silence::Gone,
+        })
+    }
+    /// Takes the host away: every service of a lost instance fails from now on.
+    pub(crate) fn give_up(&self) {
+        self.host.revoke();
+    }
+    /// Lets the thread end after the calls that it has, and waits at most `within`.
+    pub(crate) fn finish(self, within: Duration) {
+        let StoreThread { ask, answer, host, thread } = self;
+        drop(ask);
+        let until = Instant::now() + within;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match answer.recv_timeout(left) {
+                Ok(_) => continue,
+                Err(RecvTimeoutError::Disconnected) => {
+                    let _panicked = thread.join();
+                    return;
+                }
+                Err(RecvTimeoutError::Timeout) => return host.revoke(),
+            }
+        }
+    }
+}
+
+struct Worker {
+    store: Box<dyn KvStore>,
+    host: Arc<RootHost>,
+    storage: Arc<dyn Storage>,
+    events: Arc<Recorder>,
+}
+
+impl Worker {
+    fn call(&mut self, ask: Ask) -> Option<Answer> {
+        let quiet = |done: Result<()>| done.err().map(Answer::Failed);
+        match ask {
+            Ask::Begin(session) => quiet(self.store.begin(session, Origin::Fresh)),
+            Ask::Store { ticket, pages } => Some(self.save(ticket, &pages)),
+            Ask::Load { ticket, pages, within } => Some(self.load(ticket, pages, within)),
+            Ask::Commit { session, tokens, keys, chains, chain } => {
+                let commit =
+                    Commit { session, tokens, keys: &keys, chains: &chains, chain, note: &[] };
+                quiet(self.store.commit(&[commit]))
+            }
+            Ask::Rewind { session, to } => quiet(self.store.rewind(session, to).map(|_| ())),
+            Ask::End(session) => quiet(self.store.end(session, false)),
+            Ask::Report => Some(Answer::Report(self.store.report())),
+        }
+    }
+
+    fn save(&mut self, ticket: u64, pages: &[Out]) -> Answer {
+        let bytes = |p: &Out| p.tag.bytes as usize;
+        let refs: Vec<_> = pages
+            .iter()
+            .map(|p| PageRef { key: p.key, tag: p.tag, bytes: &p.frame[..bytes(p)] })
+            .collect();
+        let start = Instant::now();
+        let done = self.store.store(&refs);
+        let total = pages.iter().map(|p| bytes(p) as u64).sum();
+        self.events.record("kvsave", start.elapsed(), total);
+        Answer::Stored { ticket, done }
+    }
+
+    fn load(&mut self, ticket: u64, mut pages: Vec<In>, within: Duration) -> Answer {
+        let start = Instant::now();
+        let verdicts = self.ask_where(&mut pages, within);
+        let mut found: Vec<_> = Vec::new();
+        let mut reads = Vec::new();
+        for (page, verdict) in pages.iter_mut().zip(verdicts) {
+            let at = verdict.and_then(|(tag, at)| match at {
+                Some(_) if tag.bytes as usize > page.frame.len() => Err(Damage::Tag),
+                at => Ok((tag, at)),
+            });
+            if let Ok((tag, Some((file, offset)))) = at {
+                let into = &mut page.frame[..tag.bytes as usize];
+                reads.push(FileRead { file, offset, into, done: Ok(()) });
+            }
+            found.push(at);
+        }
+        let left = within.saturating_sub(start.elapsed());
+        let batch = self.storage.read_batch(&mut reads, left).err();
+        let mut done = reads.into_iter().map(|r| r.done.err().or_else(|| batch.clone()));
+        let came: Vec<_> = found
+            .into_iter()
+            .map(|at| match at? {
+                (tag, None) => Ok(tag),
+                (tag, Some(_)) => match done.next().flatten() {
+                    Some(error) => Err(Damage::Failed(error.kind)),
+                    None => Ok(tag),
+                },
+            })
+            .collect();
+        drop(done);
+        let bytes = pages.iter().map(|p| u64::from(p.want.bytes)).sum();
+        let pages = pages.into_iter().zip(came).map(|(page, came)| settle(page, came)).collect();
+        self.events.record("kvload", start.elapsed(), bytes);
+        Answer::Loaded { ticket, pages }
+    }
+
+    /// Where each page is: in its frame already, or at a place in a file.
+    #[allow(clippy::type_complexity)] // one private answer, read once, right below its call
+    fn ask_where(
+        &mut self,
+        pages: &mut [In],
+        within: Duration,
+    ) -> Vec<std::result::Result<(PageTag, Option<(kvern_contract::FileId, u64)>), Damage>> {
+        let mut loads: Vec<_> = pages
+            .iter_mut()
+            .map(|p| PageLoad { key: p.key, into: &mut p.frame[..], verdict: Verdict::Missing })
+            .collect();
+        let failed = self.store.load(&mut loads, within).err();
+        let verdict = |load: &PageLoad<'_>| match (&failed, load.verdict) {
+            (Some(error), _) => Err(Damage::Failed(error.kind)),
+            (None, Verdict::At { file, offset, tag }) => match self.host.file_of(file) {
+                Ok(file) => Ok((tag, Some((file, offset)))),
+                Err(error) => Err(Damage::Failed(error.kind)),
+            },
+            (None, Verdict::Filled { tag }) => Ok((tag, None)),
+            (None, Verdict::Missing) => Err(Damage::Missing),
+            (None, Verdict::Failed(kind)) => Err(Damage::Failed(kind)),
+        };
+        loads.iter().map(verdict).collect()
+    }
+}
+
+/// Checks a page where it came, and gives it the form that attention reads.
+fn settle(
+    mut page: In,
+    came: std::result::Result<PageTag, Damage>,
+) -> (PageKey, std::result::Result<(), Damage>) {
+    let checked = came.and_then(|tag| check(&page.want, &tag, &page.frame));
+    if checked.is_ok() && page.want.encoding != encoding_word(page.read_as) {
+        cold::encode_in_place(&mut page.frame, &page.layer, page.want.encoding, page.read_as);
+    }
+    (page.key, checked)
+}

@@ -1,0 +1,161 @@
+//! Asks an offload policy where units go, and holds its answer against the budget.
+
+use crate::family::Plan;
+use crate::spec::PlacementFacts;
+use crate::weights::{Stored, unit_bytes};
+use kvern_contract::{
+    Error, ErrorKind, OffloadPolicy, OptionValue, Options, Placement, PlanAsk, Result, Role, Tier,
+    TierFacts, Unit, UnitId,
+};
+
+/// What the host knows when it asks.
+pub(crate) struct Room {
+    /// Bytes of host memory for weights; `None`: no limit.
+    pub host_bytes: Option<u64>,
+    /// Layers to keep; `None`: the policy decides.
+    pub host_layers: Option<u32>,
+    /// Rows that a sweep is expected to advance.
+    pub rows_per_sweep: u32,
+}
+
+/// Where each unit of the plan goes.
+pub(crate) struct Placed {
+    pub resident: Vec<bool>,
+    pub read_ahead_units: u32,
+    pub facts: PlacementFacts,
+}
+
+/// The units of a plan, as a policy sees them.
+pub(crate) fn units(plan: &Plan, stored: &[Stored]) -> Vec<Unit> {
+    let unit = |(index, unit): (usize, &crate::family::UnitPlan)| {
+        let weights = || unit.matrices.iter().map(|m| &stored[m.0]);
+        let values: u64 = weights().map(|s| u64::from(s.outputs) * u64::from(s.inputs)).sum();
+        Unit {
+            id: UnitId(index as u32),
+            layer: unit.layer,
+            role: unit.role,
+            expert: None,
+            bytes: unit_bytes(&unit.matrices, stored),
+            encoding: weights().next().map(|s| s.encoding).unwrap_or_default(),
+            access: unit.access,
+            flops_per_row: if unit.role == Role::Embed { 0 } else { 2 * values },
+        }
+    };
+    plan.units.iter().enumerate().map(unit).collect()
+}
+
+/// Asks, and checks the answer. *Errors* the policy's; Invalid for an answer that misses a unit or
+/// names one twice; OverBudget for one that does not fit, naming the unit.
+pub(crate) fn place(
+    policy: &dyn OffloadPolicy,
+    options: &Options,
+    plan: &Plan,
+    stored: &[Stored],
+    room: &Room,
+) -> Result<Placed> {
+    let units = units(plan, stored);
+    let mut options = options.clone();
+    if room.host_layers == Some(0) {
+        options.insert("host_layers_none".into(), OptionValue::Switch(true));
+    }
+    let tier = |tier, budget_bytes| TierFacts { tier, budget_bytes, read_bytes_per_second: None };
+    let ask = PlanAsk {
+        units: units.clone(),
+        layers: plan.layers.len() as u32,
+        tiers: vec![
+            tier(Tier::Host, room.host_bytes.unwrap_or(u64::MAX)),
+            tier(Tier::Disk, u64::MAX),
+        ],
+        flops_per_second: None,
+        rows_per_sweep: room.rows_per_sweep,
+        experts_per_row: 0,
+        host_layers: room.host_layers.unwrap_or(0),
+        device_layers: 0,
+        options,
+        observed: Vec::new(),
+    };
+    let name = policy.describe().name;
+    let answer = policy.plan(&ask)?;
+    let resident = check(&name, &units, &answer, room.host_bytes)?;
+    let facts = facts(name, plan, &units, &answer, &resident, room.host_layers);
+    Ok(Placed { resident, read_ahead_units: answer.read_ahead_units, facts })
+}
+
+fn check(
+    policy: &str,
+    units: &[Unit],
+    answer: &Placement,
+    host_bytes: Option<u64>,
+) -> Result<Vec<bool>> {
+    let bad = |kind, text: String| {
+        Err(Error::new(kind, "offload/plan", format!("policy {policy} {text}")))
+    };
+    let mut tiers: Vec<Option<Tier>> = vec![None; units.len()];
+    let mut held = 0_u64;
+    for placed in &answer.units {
+        let Some(tier) = tiers.get_mut(placed.unit.0 as usize) else {
+            return bad(ErrorKind::Invalid, format!("placed unit {}, unknown", placed.unit.0));
+        };
+        if tier.replace(placed.tier).is_some() {
+            return bad(ErrorKind::Invalid, format!("placed unit {} twice", placed.unit.0));
+        }
+        match placed.tier {
+            Tier::Device => {
+                let text = format!("placed unit {} on a device without memory", placed.unit.0);
+                return bad(ErrorKind::Invalid, text);
+            }
+            Tier::Host => held = held.saturating_add(units[placed.unit.0 as usize].bytes),
+            Tier::Disk => (),
+        }
+        if let Some(most) = host_bytes.filter(|most| held > *most) {
+            let text = format!(
+                "keeps {held} bytes with unit {}, more than the {most} that the budget has",
+                describe(&units[placed.unit.0 as usize])
+            );
+            return bad(ErrorKind::OverBudget, text);
+        }
+    }
+    match tiers.iter().position(Option::is_none) {
+        Some(missed) => bad(ErrorKind::Invalid, format!("left out unit {missed}")),
+        None => Ok(tiers.iter().map(|t| *t == Some(Tier::Host)).collect()),
+    }
+}
+
+fn describe(unit: &Unit) -> String {
+    match unit.layer {
+        Some(layer) => format!("layer {} {:?}", layer.0, unit.role).to_lowercase(),
+        None => format!("{:?}", unit.role).to_lowercase(),
+    }
+}
+
+fn facts(
+    policy: String,
+    plan: &Plan,
+    units: &[Unit],
+    answer: &Placement,
+    resident: &[bool],
+    requested: Option<u32>,
+) -> PlacementFacts {
+    let stays = |layer: u32| {
+        let mut of =
+            units.iter().zip(resident).filter(|(u, _)| u.layer.map(|l| l.0) == Some(layer));
+        of.all(|(_, stays)| *stays)
+    };
+    let indices: Vec<u32> = (0..plan.layers.len() as u32).filter(|l| stays(*l)).collect();
+    let bytes = |stay: bool| {
+        units.iter().zip(resident).filter(|(_, r)| **r == stay).map(|(u, _)| u.bytes).sum()
+    };
+    let line = |placed: &kvern_contract::Placed| {
+        let unit = &units[placed.unit.0 as usize];
+        format!("{}: {:?}, {}", describe(unit), placed.tier, placed.reason)
+    };
+    PlacementFacts {
+        policy,
+        requested,
+        applied: indices.len() as u32,
+        indices,
+        resident_bytes: bytes(true),
+        streamed_bytes: bytes(false),
+        reasons: answer.units.iter().map(line).collect(),
+    }
+}

@@ -1,0 +1,76 @@
+//! Buffers of activations, carried softmax state and logits, for the largest step.
+
+use crate::family::Plan;
+use crate::weights::import;
+use kvern_contract::{DeviceBackend, Result, Slice, Space};
+use kvern_storage::{Budget, Region};
+use std::sync::Arc;
+
+/// Most bytes of logits at once: rows come in waves of as many as fit.
+const LOGITS_BYTES: u64 = 4 << 20;
+/// At least so many rows in a wave.
+const LOGITS_ROWS_LEAST: u64 = 4;
+
+/// Buffers of the largest step.
+pub(crate) struct Activations {
+    /// By `Scratch`, f32 `[row][width]`.
+    pub slices: Vec<Slice>,
+    /// f32 `[row][head][2 + value_dim]`.
+    pub state: Slice,
+    logits: Arc<Region>,
+    /// f32 `[row][vocabulary]`.
+    pub logits_at: Slice,
+    /// Rows of a wave.
+    pub logits_rows: u32,
+    vocabulary: u32,
+}
+
+fn state_bytes(plan: &Plan, rows: u64) -> u64 {
+    let heads = plan.attention.iter().zip(&plan.layers);
+    let widest = heads.map(|(a, l)| u64::from(a.heads) * u64::from(2 + l.value_dim)).max();
+    4 * rows * widest.unwrap_or(0)
+}
+
+fn logits_rows(plan: &Plan) -> u64 {
+    let fit = LOGITS_BYTES / (4 * u64::from(plan.vocabulary));
+    fit.clamp(LOGITS_ROWS_LEAST, 64)
+}
+
+/// Bytes that all of this takes.
+pub(crate) fn bytes_of(plan: &Plan, rows: u64) -> u64 {
+    let activations: u64 = plan.scratch.iter().map(|w| 4 * rows * u64::from(*w)).sum();
+    activations + state_bytes(plan, rows) + logits_rows(plan) * 4 * u64::from(plan.vocabulary)
+}
+
+impl Activations {
+    pub(crate) fn new(
+        plan: &Plan,
+        rows: u32,
+        device: &mut dyn DeviceBackend,
+        budget: &Budget,
+    ) -> Result<Self> {
+        budget.reserve("activations", bytes_of(plan, u64::from(rows)))?;
+        let mut alloc = |bytes: u64| -> Result<Slice> {
+            Ok(Slice { buffer: device.alloc(bytes.max(64), Space::Device)?, offset: 0 })
+        };
+        let width = |w: &u32| 4 * u64::from(rows) * u64::from(*w);
+        let slices = plan.scratch.iter().map(|w| alloc(width(w))).collect::<Result<_>>()?;
+        let state = alloc(state_bytes(plan, u64::from(rows)))?;
+        let logits_rows = logits_rows(plan) as u32;
+        let bytes = logits_rows as usize * plan.vocabulary as usize * 4;
+        let logits = Region::new(bytes)?;
+        let logits_at = Slice { buffer: import(device, &logits)?, offset: 0 };
+        let vocabulary = plan.vocabulary;
+        Ok(Activations { slices, state, logits, logits_at, logits_rows, vocabulary })
+    }
+
+    /// Logits of the first `rows` rows of a wave. *Caller*: has waited for them.
+    pub(crate) fn read_logits(&self, rows: u32, into: &mut Vec<f32>) -> Result<()> {
+        let bytes = rows as usize * self.vocabulary as usize * 4;
+        let lease = self.logits.lend(0, bytes)?;
+        into.clear();
+        let values = lease.chunks_exact(4);
+        into.extend(values.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+        Ok(())
+    }
+}

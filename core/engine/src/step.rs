@@ -1,0 +1,393 @@
+//! One step: rows of one or many sequences through all layers, in one sweep of the weights. Prefill
+//! and decode are the same step with other rows.
+//!
+//! Ops gather on a list that runs when it must: before streamed weights give way to the next, and
+//! around the pages of a layer that have to be loaded. With everything in memory a step is one list.
+
+use crate::engine::Engine;
+use crate::family::{Family, Places, RESIDUAL};
+use crate::io::Inputs;
+use crate::pager::{Lost, Rows, Segment, Ticket};
+use kvern_contract::{
+    Error, FenceState, Op, Queue, Result, SessionId, Slice, SpanEntry, encoding_word,
+};
+use std::time::{Duration, Instant};
+
+/// Which rows' logits are wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Want {
+    Nothing,
+    Last,
+    All,
+}
+
+/// Rows that one session adds.
+pub(crate) struct StepAsk<'a> {
+    pub session: SessionId,
+    pub ids: &'a [u32],
+    pub want: Want,
+}
+
+/// Takes logits: the index of the ask, the row in it, f32 `[vocabulary]`.
+pub(crate) type OnLogits<'a> = dyn FnMut(usize, usize, &[f32]) -> Result<()> + 'a;
+
+/// A step that runs.
+struct Running {
+    batch: Vec<Rows>,
+    rows: u32,
+    inputs: Inputs,
+    list: Vec<Op>,
+    /// Layers whose rows are written by ops on the list.
+    written: Vec<usize>,
+    /// Sessions that lost a page: their rows count for nothing.
+    lost: Vec<Option<Lost>>,
+}
+
+impl Engine {
+    /// Runs one step. Sessions that lost pages come back, with where to go on from; their rows are
+    /// not theirs. *Caller*: at least one row, at most `rows_most` in all; each session once.
+    pub(crate) fn step(
+        &mut self,
+        asks: &[StepAsk<'_>],
+        on_logits: &mut OnLogits<'_>,
+    ) -> Result<Vec<Lost>> {
+        let mut batch = Vec::new();
+        for ask in asks {
+            batch.push(self.pager.append(ask.session, ask.ids)?);
+        }
+        let done = self.run(asks, batch.clone(), on_logits);
+        let lost = match &done {
+            Ok(lost) => lost.clone(),
+            Err(_) => vec![true; asks.len()].iter().map(|_| None).collect(),
+        };
+        for (rows, lost) in batch.iter().zip(&lost) {
+            match (&done, lost) {
+                (Ok(_), None) => self.pager.commit(rows)?,
+                _ => drop(self.pager.rewind(rows.session, rows.position)?),
+            }
+        }
+        done.map(|lost| lost.into_iter().flatten().collect())
+    }
+
+    fn run(
+        &mut self,
+        asks: &[StepAsk<'_>],
+        batch: Vec<Rows>,
+        on_logits: &mut OnLogits<'_>,
+    ) -> Result<Vec<Option<Lost>>> {
+        let ids: Vec<u32> = asks.iter().flat_map(|a| a.ids.iter().copied()).collect();
+        let positions: Vec<u64> =
+            batch.iter().flat_map(|r| r.position..r.position + u64::from(r.rows)).collect();
+        for rows in &batch {
+            self.pager.cool(rows.session, rows.position)?;
+        }
+        let inputs = self.io.begin(&ids, &positions)?;
+        let lost = vec![None; batch.len()];
+        let rows = ids.len() as u32;
+        let mut run = Running { batch, rows, inputs, list: Vec::new(), written: Vec::new(), lost };
+        self.embed(&ids, &mut run)?;
+        let layers = self.family.plan().layers.len();
+        let wanted = asks.iter().any(|a| a.want != Want::Nothing);
+        for layer in 0..layers {
+            self.attend(layer, layer + 1 == layers && !wanted, &mut run)?;
+            if layer + 1 < layers || wanted {
+                self.enter(self.layer_units[layer].1, &mut run)?;
+                let places = places(&self.activations.slices, &self.weights.table, run.rows);
+                self.family.feed_forward(layer, &places, &mut run.list);
+            }
+        }
+        if wanted {
+            self.logits(asks, &mut run, on_logits)?;
+        }
+        self.flush(&mut run)?;
+        Ok(run.lost)
+    }
+
+    fn embed(&mut self, ids: &[u32], run: &mut Running) -> Result<()> {
+        let (matrix, scale) = self.family.plan().embedding;
+        let (table, at) = match &mut self.embedding_rows {
+            Some(reader) => (reader.read(ids, self.storage.as_ref())?, run.inputs.rows),
+            None => (self.weights.table.matrices[matrix.0], run.inputs.ids),
+        };
+        let out = self.activations.slices[RESIDUAL.0];
+        run.list.push(Op::Embed { ids: at, table, out, rows: run.rows, scale });
+        Ok(())
+    }
+
+    /// From the residual stream through attention and back. Without `whole`, only K and V are
+    /// written: nobody reads what the last layer would add.
+    fn attend(&mut self, layer: usize, only_write: bool, run: &mut Running) -> Result<()> {
+        self.enter(self.layer_units[layer].0, run)?;
+        if !self.pager.has_room(layer, &run.batch) {
+            self.flush(run)?;
+        }
+        self.pager.open_layer(layer, &run.batch)?;
+        let segments = match only_write {
+            true => Vec::new(),
+            false => self.pager.segments(layer, &run.batch, &run.lost)?,
+        };
+        let mut coming = match segments.first() {
+            Some(first) => self.start_load(layer, first, run)?,
+            None => None,
+        };
+        let at = places(&self.activations.slices, &self.weights.table, run.rows);
+        self.family.before_attention(layer, &at, &mut run.list);
+        self.write_rows(layer, run)?;
+        if coming.is_some() {
+            self.flush(run)?;
+        }
+        for (index, segment) in segments.iter().enumerate() {
+            let loaded = coming.take();
+            if let Some(ticket) = &loaded {
+                for lost in self.pager.finish_load(ticket)? {
+                    run.lose(lost);
+                }
+            }
+            if let Some(next) = segments.get(index + 1) {
+                coming = self.start_load(layer, next, run)?;
+            }
+            let ends = (index == 0, index + 1 == segments.len());
+            self.attention(layer, segment, loaded.as_ref(), ends, run)?;
+            if let Some(ticket) = loaded {
+                self.flush(run)?;
+                self.pager.release(ticket);
+            }
+        }
+        if !only_write {
+            let at = places(&self.activations.slices, &self.weights.table, run.rows);
+            self.family.after_attention(layer, &at, &mut run.list);
+        }
+        Ok(())
+    }
+
+    /// Asks for a segment's missing pages, if it has any.
+    fn start_load(
+        &mut self,
+        layer: usize,
+        segment: &Segment,
+        run: &Running,
+    ) -> Result<Option<Ticket>> {
+        match segment.missing.is_empty() {
+            true => Ok(None),
+            false => self.pager.start_load(layer, &run.batch, segment, &run.lost).map(Some),
+        }
+    }
+
+    fn write_rows(&mut self, layer: usize, run: &mut Running) -> Result<()> {
+        let writes = self.io.writes(&self.pager.row_writes(layer, &run.batch)?)?;
+        let at = places(&self.activations.slices, &self.weights.table, run.rows);
+        let mut op = write_op(self.family.as_ref(), layer, &at, encoding_word(self.kv_dtype));
+        if let Op::RopeWrite { positions, cos, sin, writes: to, pool, .. } = &mut op {
+            (*positions, *cos, *sin) = (run.inputs.rows, run.inputs.cos, run.inputs.sin);
+            (*to, *pool) = (writes, self.pool);
+        }
+        run.list.push(op);
+        run.written.push(layer);
+        Ok(())
+    }
+
+    fn attention(
+        &mut self,
+        layer: usize,
+        segment: &Segment,
+        loaded: Option<&Ticket>,
+        (first, last): (bool, bool),
+        run: &mut Running,
+    ) -> Result<()> {
+        let (mut spans, mut entries, mut row) = (Vec::new(), Vec::new(), 0);
+        for (index, rows) in run.batch.iter().enumerate() {
+            let entry = entries.len() as u32;
+            if run.lost[index].is_none() {
+                entries.extend(self.pager.entries(layer, rows, index, segment, loaded)?);
+            }
+            let count = entries.len() as u32 - entry;
+            let position = rows.position as u32;
+            spans.push(SpanEntry {
+                row,
+                rows: rows.rows,
+                position,
+                entry,
+                entries: count,
+                ..SpanEntry::default()
+            });
+            row += rows.rows;
+        }
+        let (spans, entries) = (self.io.spans(&spans)?, self.io.entries(&entries)?);
+        let at = places(&self.activations.slices, &self.weights.table, run.rows);
+        let mut op = attention_op(self.family.as_ref(), layer, &at);
+        if let Op::Attention {
+            state,
+            spans: to_spans,
+            entries: to_entries,
+            pool,
+            sequences,
+            window,
+            keep,
+            first: is_first,
+            last: is_last,
+            ..
+        } = &mut op
+        {
+            if !(first && last) {
+                *state = self.activations.state;
+            }
+            (*to_spans, *to_entries, *pool) = (spans, entries, self.pool);
+            *sequences = run.batch.len() as u32;
+            if let Some(w) = self.pager.policy().window
+                && (*window == 0 || w.recent < *window)
+            {
+                (*window, *keep) = (w.recent, w.first);
+            }
+            (*is_first, *is_last) = (first, last);
+        }
+        run.list.push(op);
+        Ok(())
+    }
+
+    /// Logits of the wanted rows, in waves.
+    fn logits(
+        &mut self,
+        asks: &[StepAsk<'_>],
+        run: &mut Running,
+        on_logits: &mut OnLogits<'_>,
+    ) -> Result<()> {
+        let (mut wanted, mut row) = (Vec::new(), 0);
+        for (index, ask) in asks.iter().enumerate() {
+            let skip = match ask.want {
+                Want::Nothing => ask.ids.len(),
+                Want::Last => ask.ids.len() - 1,
+                Want::All => 0,
+            };
+            let alive = run.lost[index].is_none();
+            let rows = (skip..ask.ids.len()).filter(|_| alive);
+            wanted.extend(rows.map(|r| (index, r, row + r as u32)));
+            row += ask.ids.len() as u32;
+        }
+        self.enter(self.head_unit, run)?;
+        let vocabulary = self.family.plan().vocabulary as usize;
+        let mut values = Vec::new();
+        for wave in wanted.chunks(self.activations.logits_rows as usize) {
+            let rows: Vec<u32> = wave.iter().map(|(_, _, row)| *row).collect();
+            let indices = self.io.words(&rows)?;
+            let at = places(&self.activations.slices, &self.weights.table, rows.len() as u32);
+            self.family.head(indices, self.activations.logits_at, &at, &mut run.list);
+            self.flush(run)?;
+            self.activations.read_logits(rows.len() as u32, &mut values)?;
+            for ((index, row, _), logits) in wave.iter().zip(values.chunks_exact(vocabulary)) {
+                on_logits(*index, *row, logits)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a unit's weights be in memory.
+    fn enter(&mut self, unit: usize, run: &mut Running) -> Result<()> {
+        if self.weights.is_streamed(unit) {
+            self.flush(run)?;
+            self.weights.arrive(unit)?;
+        }
+        Ok(())
+    }
+
+    /// Runs the list and waits for it.
+    fn flush(&mut self, run: &mut Running) -> Result<()> {
+        if run.list.is_empty() {
+            return Ok(());
+        }
+        self.io.hand_over()?;
+        let start = Instant::now();
+        let fence = self.device.submit(Queue(0), &run.list, &[])?;
+        run.list.clear();
+        loop {
+            match self.device.wait(fence, Duration::from_secs(3600))? {
+                FenceState::Done => break,
+                FenceState::Pending => continue,
+                FenceState::Failed(kind) => {
+                    let text = format!("the device failed a step: {kind:?}");
+                    return Err(Error::new(kind, "device/wait", text));
+                }
+            }
+        }
+        self.device_time += start.elapsed();
+        for layer in std::mem::take(&mut run.written) {
+            self.pager.fenced(layer, &run.batch)?;
+        }
+        Ok(())
+    }
+}
+
+impl Running {
+    /// A session leaves the batch; the earliest lost page counts.
+    fn lose(&mut self, lost: Lost) {
+        let index = self.batch.iter().position(|r| r.session == lost.session);
+        let Some(slot) = index.and_then(|i| self.lost.get_mut(i)) else { return };
+        match slot {
+            Some(earlier) if earlier.position <= lost.position => (),
+            _ => *slot = Some(lost),
+        }
+    }
+}
+
+fn places<'a>(scratch: &'a [Slice], table: &'a crate::weights::Table, rows: u32) -> Places<'a> {
+    Places { scratch, table, rows }
+}
+
+/// Rows of the embedding into the residual stream; the ids' place is filled in by the step.
+pub(crate) fn embed_op(family: &dyn Family, at: &Places<'_>) -> Op {
+    let (matrix, scale) = family.plan().embedding;
+    let (table, out) = (at.weight(matrix), at.slice(RESIDUAL));
+    Op::Embed { ids: Slice::default(), table, out, rows: at.rows, scale }
+}
+
+/// Rope, and K and V into frames; places in tables are filled in by the step.
+pub(crate) fn write_op(family: &dyn Family, layer: usize, at: &Places<'_>, encoding: u32) -> Op {
+    let plan = family.plan();
+    let (a, kv) = (&plan.attention[layer], &plan.layers[layer]);
+    Op::RopeWrite {
+        q: at.slice(a.q),
+        k: at.slice(a.k),
+        v: at.slice(a.v),
+        positions: Slice::default(),
+        cos: Slice::default(),
+        sin: Slice::default(),
+        writes: Slice::default(),
+        pool: Slice::default(),
+        rows: at.rows,
+        heads: a.heads,
+        kv_heads: kv.kv_heads,
+        key_dim: kv.key_dim,
+        value_dim: kv.value_dim,
+        rotary: 2 * plan.inverse_frequencies.len() as u32,
+        table_rows: at.rows,
+        interleaved: a.interleaved,
+        encoding,
+    }
+}
+
+/// Attention over all visible pages at once; a step that reads them in parts says so.
+pub(crate) fn attention_op(family: &dyn Family, layer: usize, at: &Places<'_>) -> Op {
+    let plan = family.plan();
+    let (a, kv) = (&plan.attention[layer], &plan.layers[layer]);
+    Op::Attention {
+        q: at.slice(a.q),
+        out: at.slice(a.out),
+        state: Slice::default(),
+        spans: Slice::default(),
+        entries: Slice::default(),
+        masks: Slice::default(),
+        pool: Slice::default(),
+        sinks: Slice::default(),
+        sequences: 1,
+        heads: a.heads,
+        kv_heads: kv.kv_heads,
+        key_dim: kv.key_dim,
+        value_dim: kv.value_dim,
+        scale: a.scale,
+        softcap: a.softcap,
+        window: a.window,
+        keep: 0,
+        causal: true,
+        first: true,
+        last: true,
+    }
+}
