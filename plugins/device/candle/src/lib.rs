@@ -26,3 +26,5 @@ mod view;
 mod weight;
 
 pub use device::CandleDevice;
+
+kvern_abi::export_device_backend!(CandleDevice);

@@ -49,7 +49,7 @@ struct Entry {
 pub struct Memory {
     entries: HashMap<u32, Entry>,
     last: u32,
-    /// Most bytes in device space; 0 before `open`.
+    /// Most bytes in both spaces, which are one memory here; 0 before `open`.
     pub budget_bytes: u64,
     /// Bytes in device space, kept tensors included, and their peak.
     pub device_bytes: u64,
@@ -65,9 +65,9 @@ fn over(asked: u64, free: u64) -> Error {
 }
 
 impl Memory {
-    /// Bytes that device space may still take.
+    /// Bytes that may still be taken.
     pub fn free_bytes(&self) -> u64 {
-        self.budget_bytes.saturating_sub(self.device_bytes)
+        self.budget_bytes.saturating_sub(self.device_bytes.saturating_add(self.staging_bytes))
     }
 
     fn insert(&mut self, region: Region, space: Space, charged: u64, holding: Holding) -> Buffer {
@@ -95,7 +95,7 @@ impl Memory {
     /// Zeroed memory whose untouched pages cost nothing. *Errors* OverBudget.
     pub fn alloc(&mut self, bytes: u64, space: Space) -> Result<Buffer> {
         self.id_left()?;
-        if space == Space::Device && bytes > self.free_bytes() {
+        if bytes > self.free_bytes() {
             return Err(over(bytes, self.free_bytes()));
         }
         let align = if space == Space::Staging { STAGING_ALIGN } else { ALIGN };

@@ -12,6 +12,7 @@ use crate::region::Region;
 use crate::tile::tensor;
 use candle_core::{D, Device, Tensor};
 use kvern_contract::{Buffer, Op, PAGE_TOKENS, Result};
+use rayon::prelude::*;
 
 const TOKENS: usize = PAGE_TOKENS as usize;
 
@@ -147,28 +148,35 @@ impl Attention {
                 let pages = Pages::gather(few, &pool, self.masks.as_ref(), self.form)?;
                 // A product with an unseen infinity is no number: then each row gets values of its own.
                 let height = if pages.finite { height } else { 1 };
-                for row in (0..rows).step_by(height) {
-                    let count = height.min(rows - row);
-                    let at = (4 * row * self.heads * self.form.key) as u64;
-                    let q = queries.read(at, count * self.heads * self.form.key)?;
-                    let position = u64::from(span.position) + row as u64;
-                    let seen = pages.seen(position, count, self.sight);
-                    let partial = self.partial(q, count, &pages, seen)?;
-                    state.fold(row, &partial)?;
+                let starts: Vec<usize> = (0..rows).step_by(height).collect();
+                for starts in starts.chunks(rayon::current_num_threads()) {
+                    let partials = starts.par_iter().map(|row| {
+                        let count = height.min(rows - row);
+                        self.partial(queries, span.position, *row, count, &pages)
+                    });
+                    let partials = partials.collect::<Result<Vec<_>>>()?;
+                    for (row, partial) in starts.iter().zip(&partials) {
+                        state.fold(*row, partial)?;
+                    }
                 }
             }
         }
         Ok(())
     }
 
+    /// What `rows` rows of a sequence from `row` on make of some pages.
     fn partial(
         &self,
-        q: Vec<f32>,
+        queries: &Region,
+        position: u32,
+        row: usize,
         rows: usize,
         pages: &Pages,
-        seen: Option<Vec<u8>>,
     ) -> Result<Partial> {
         let (kv, group) = (self.form.heads, self.heads / self.form.heads);
+        let each = self.heads * self.form.key;
+        let q = queries.read((4 * row * each) as u64, rows * each)?;
+        let seen = pages.seen(u64::from(position) + row as u64, rows, self.sight);
         let q = tensor(q, (rows, kv, group, self.form.key))?;
         let values = match &seen {
             Some(seen) if !pages.finite => pages.values_seen(seen)?,

@@ -4,7 +4,7 @@
 //! converts its own block when the weight is not kept.
 
 use super::{Operands, stray};
-use crate::fault::candle;
+use crate::fault::{candle, invalid};
 use crate::region::Region;
 use crate::tile::{Tile, tensor, tiles, values};
 use crate::weight::Matrix;
@@ -34,6 +34,10 @@ pub fn run(op: &Op, operands: &Operands<'_>) -> Result<()> {
     let x = operands.words(x, rows, inputs as u64)?;
     let gated = matches!(epilogue, Epilogue::SiluGated | Epilogue::GeluTanhGated);
     let groups = factors.chunks(if gated { 2 } else { 1 });
+    let given = outs.as_slice().len();
+    if given < groups.len() {
+        return Err(invalid(format!("{given} outputs for {} products", groups.len())));
+    }
     let mut jobs = Vec::with_capacity(4);
     for (group, out) in groups.zip(outs.as_slice()) {
         let outputs = group.first().map_or(0, |factor| factor.matrix.outputs);

@@ -87,7 +87,7 @@ fn a_buffer_lives_until_its_last_fence_and_takes_no_new_work() {
 
 #[test]
 fn memory_is_zeroed_aligned_and_within_the_budget() {
-    let mut rig = Rig::with(1, 1000);
+    let mut rig = Rig::with(1, 6000);
     let staging = rig.device.alloc(5000, Space::Staging).unwrap();
     assert_eq!(rig.device.span(staging).unwrap().address % 4096, 0);
     let buffer = rig.device.alloc(700, Space::Device).unwrap();

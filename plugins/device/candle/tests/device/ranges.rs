@@ -170,13 +170,13 @@ fn ops_that_do_not_run_here_are_refused_by_name() {
 
 #[test]
 fn supports_answers_without_buffers_and_tells_scratch() {
-    let rig = Rig::new();
+    let mut rig = Rig::new();
     let weight = |encoding| Weight { encoding, outputs: 64, inputs: 64, ..Weight::default() };
     let linear = |encoding, epilogue| Op::Linear {
         x: Slice::default(),
         weights: Few::of(&[weight(encoding)]),
         biases: Few::default(),
-        outs: Few::of(&[Slice::default()]),
+        outs: Few::default(),
         rows: 0,
         epilogue,
         limit: 0.0,
@@ -188,6 +188,8 @@ fn supports_answers_without_buffers_and_tells_scratch() {
             Support::No => panic!("{encoding:?} is refused"),
         }
     }
+    let error = rig.device.submit(Queue(0), &[linear(WeightEncoding::F32, Epilogue::None)], &[]);
+    assert_eq!(error.unwrap_err().kind, ErrorKind::Invalid, "no operands");
     assert_eq!(rig.device.supports(&linear(WeightEncoding::Int8, Epilogue::None)), Support::No);
     assert_eq!(rig.device.supports(&linear(WeightEncoding::F32, Epilogue::Clamped)), Support::No);
     assert_eq!(rig.device.supports(&linear(WeightEncoding::F32, Epilogue::SiluGated)), Support::No);
