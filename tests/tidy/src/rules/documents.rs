@@ -56,6 +56,42 @@ fn broken_links(tree: &Tree) -> Vec<String> {
     findings
 }
 
+/// Names of tests in code spans: at least three words with `_` between, and nothing else.
+fn test_names(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2).filter(|name| {
+        let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        name.matches('_').count() > 2 && name.chars().all(is_plain)
+    })
+}
+
+/// Tests that docs/ARCHITECTURE.md names and nothing defines.
+fn missing_tests(tree: &Tree) -> Vec<String> {
+    let Some(page) = tree.file("docs/ARCHITECTURE.md") else { return Vec::new() };
+    let code: Vec<_> = tree.below("", ".rs").flat_map(|file| file.source().code).collect();
+    let mut findings = Vec::new();
+    for (line, text) in page.lines() {
+        for name in test_names(text) {
+            let head = format!("fn {name}(");
+            if !code.iter().any(|line| line.contains(&head)) {
+                findings.push(page.at(line, &format!("there is no test `{name}`")));
+            }
+        }
+    }
+    findings
+}
+
+#[test]
+fn every_test_that_a_document_names_is_there() {
+    let page =
+        "# A\n`a_test_that_is_there` `a_test_that_is_not` `b_test_in_a_comment`\n`x_y` `A_b_c_d`\n";
+    let tree = Tree::of(&[
+        ("docs/ARCHITECTURE.md", page),
+        ("a.rs", "fn a_test_that_is_there() {}\n// fn b_test_in_a_comment()\n"),
+    ]);
+    finds(missing_tests(&tree), &["docs/ARCHITECTURE.md:2", "docs/ARCHITECTURE.md:2"]);
+    holds(missing_tests(&Tree::checkout()));
+}
+
 #[test]
 fn every_document_has_one_title() {
     let tree = Tree::of(&[

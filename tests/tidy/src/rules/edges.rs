@@ -78,7 +78,7 @@ fn alone(tree: &Tree) -> Vec<String> {
             let place = ALONE.iter().find(|(other, _)| *other == name).map(|(_, place)| *place);
             // A fixture that breaks the border on purpose builds the border by hand.
             let is_fixture = package.directory.starts_with("tests/fixtures/plugins/");
-            if place.is_some_and(|place| place != package.directory && !(is_fixture && !candle)) {
+            if (candle || !is_fixture) && place.is_some_and(|place| place != package.directory) {
                 let (name, place) = (&dependency.name, place.unwrap_or_default());
                 let what = format!("only {place} may depend on {name}");
                 findings.push(package.manifest.at(dependency.line, &what));
