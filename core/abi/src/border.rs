@@ -1,5 +1,6 @@
-//! One table of slots for each contract, made from one list: the slot's types, and what the maker's side does when it
-//! is called. The other side holds `Foreign`, which implements the contract's trait over the slots.
+//! One table of slots for each contract, made from one list: the slot's types, and what the maker's
+//! side does when it is called. The other side holds `Foreign`, which implements the contract's
+//! trait over the slots.
 #![allow(unsafe_code)]
 
 use crate::guard::Handle;
@@ -34,13 +35,15 @@ impl<T: Table> Foreign<T> {
 
 impl<T: Table> Drop for Foreign<T> {
     fn drop(&mut self) {
-        // SAFETY: handle and table came together from the side that made them, and this is the last use.
+        // SAFETY: handle and table came together from the side that made them, and this is the last
+        // use.
         unsafe { self.table.retire()(self.handle) }
     }
 }
 
-// SAFETY: a table is constant data and code that is never unloaded, and the object behind the handle was made from a
-// type that is `Send` (every contract's trait demands it), so it may be called from one thread after another.
+// SAFETY: a table is constant data and code that is never unloaded, and the object behind the
+// handle was made from a type that is `Send` (every contract's trait demands it), so it may be
+// called from one thread after another.
 unsafe impl<T: Table> Send for Foreign<T> {}
 
 /// Calls a slot of the other side and counts the crossing. `kvern_contract::Result` comes back.
@@ -49,9 +52,10 @@ macro_rules! cross {
         let foreign = $foreign;
         crate::count::tick();
         let slot = foreign.table.$slot();
-        // SAFETY: handle and table came together from the side that made them; the contract's receiver (`&mut self`,
-        // or a trait that is `Sync`) rules out calls that overlap where the maker does not expect them; views in
-        // the arguments outlive the call because they borrow from this frame.
+        // SAFETY: handle and table came together from the side that made them; the contract's
+        // receiver (`&mut self`, or a trait that is `Sync`) rules out calls that overlap where the
+        // maker does not expect them; views in the arguments outlive the call because they borrow
+        // from this frame.
         crate::wire::receive(unsafe { slot(foreign.handle $(, $argument)*) })
     }};
 }
@@ -61,7 +65,8 @@ pub(crate) use cross;
 ///
 /// New slots are optional: they come after `retire`, behind a capability, and change no epoch.
 macro_rules! border {
-    ($(#[$doc:meta])* $table:ident, $reference:ident, $fields:ident, $receiver:ty, $enter:path, $retire:path;
+    ($(#[$doc:meta])* $table:ident, $reference:ident, $fields:ident,
+     $receiver:ty, $enter:path, $retire:path;
      $($operation:literal $slot:ident($($argument:ident: $type:ty),*) -> $answer:ty
         = |$object:ident| $body:expr;)*) => {
         $(#[$doc])*
@@ -74,9 +79,12 @@ macro_rules! border {
             pub retire: unsafe extern "C" fn(Handle),
         }
         impl $table {
-            $(unsafe extern "C" fn $slot(this: Handle, $($argument: $type),*) -> AbiResult<$answer> {
-                // SAFETY: the other side passes a handle that came with this very table, not yet retired, and
-                // calls as the contract's trait allows.
+            $(unsafe extern "C" fn $slot(
+                this: Handle,
+                $($argument: $type),*
+            ) -> AbiResult<$answer> {
+                // SAFETY: the other side passes a handle that came with this very table, not yet
+                // retired, and calls as the contract's trait allows.
                 unsafe { $enter(this, $operation, |$object: $receiver| $body) }
             })*
             const FILLED: &abi_stable::prefix_type::WithMetadata<Self> =

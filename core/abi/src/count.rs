@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 static CROSSINGS: AtomicU64 = AtomicU64::new(0);
 
-/// Calls that crossed the border since the process started, in both directions: the host's calls into plugins and
-/// plugins' calls into the host. A statistic: relaxed, never wrong by more than what is in flight.
+/// Calls that crossed the border since the process started, in both directions: the host's calls
+/// into plugins and plugins' calls into the host. A statistic: relaxed, never wrong by more than
+/// what is in flight.
 pub fn crossings() -> u64 {
     CROSSINGS.load(Ordering::Relaxed)
 }

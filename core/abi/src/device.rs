@@ -124,11 +124,13 @@ border! {
         let weight = take_weight(weight.as_slice())?;
         Ok(put_weight(&side.device.adapt(&weight)?).into())
     };
-    "device/copy" copy(queue: u32, copies: RSlice<'_, CopyRow>, after: RSlice<'_, u64>) -> u64 = |side| {
+    "device/copy" copy(queue: u32, copies: RSlice<'_, CopyRow>, after: RSlice<'_, u64>) -> u64
+        = |side| {
         let copies: Vec<_> = copies.as_slice().iter().map(CopyRow::range).collect();
         side.device.copy(Queue(queue), &copies, fences_in(after)).map(|fence| fence.0)
     };
-    "device/submit" submit(queue: u32, words: RSlice<'_, u32>, after: RSlice<'_, u64>) -> u64 = |side| {
+    "device/submit" submit(queue: u32, words: RSlice<'_, u32>, after: RSlice<'_, u64>) -> u64
+        = |side| {
         let ops = side.lists.ops(words.as_slice())?;
         side.device.submit(Queue(queue), ops, fences_in(after)).map(|fence| fence.0)
     };

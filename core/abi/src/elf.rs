@@ -1,5 +1,6 @@
-//! A library as a file: whether the loader may be let near it, and bytes behind its symbols, without running any of
-//! its code. A cut-short library would otherwise be SIGBUS in the loader, a foreign one would run its constructors.
+//! A library as a file: whether the loader may be let near it, and bytes behind its symbols,
+//! without running any of its code. A cut-short library would otherwise be SIGBUS in the loader, a
+//! foreign one would run its constructors.
 
 use kvern_contract::{Error, ErrorKind, Result};
 use std::fs::File;
@@ -34,7 +35,8 @@ pub struct Image {
     sections: Vec<Section>,
 }
 
-/// Little-endian numbers of a table's row; rows are as long as their format says, so nothing is out of range.
+/// Little-endian numbers of a table's row; rows are as long as their format says, so nothing is out
+/// of range.
 struct Row<'a>(&'a [u8]);
 
 impl Row<'_> {
@@ -62,8 +64,8 @@ fn machine() -> (u64, &'static str) {
 }
 
 impl Image {
-    /// Opens and checks a library. *Errors* NotFound; Io; Unsupported: not a file, not an ELF shared library of this
-    /// machine, cut short.
+    /// Opens and checks a library. *Errors* NotFound; Io; Unsupported: not a file, not an ELF
+    /// shared library of this machine, cut short.
     pub fn open(path: &Path) -> Result<Image> {
         let io = |e: std::io::Error| {
             let kind = match e.kind() {
@@ -209,8 +211,8 @@ impl Image {
         Ok(None)
     }
 
-    /// Bytes under an address as the file has them: constant data that needs no relocation. *Errors* Unsupported:
-    /// no segment holds them.
+    /// Bytes under an address as the file has them: constant data that needs no relocation.
+    /// *Errors* Unsupported: no segment holds them.
     pub fn bytes_at(&self, address: u64, bytes: u64) -> Result<Vec<u8>> {
         let holds = |s: &&Segment| {
             let inner = address.checked_sub(s.address).and_then(|at| at.checked_add(bytes));

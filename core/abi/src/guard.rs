@@ -1,7 +1,9 @@
-//! A panic never crosses. Every entry point runs inside `Poison::run` (the plugin's side: what panicked is poisoned
-//! and answers Panicked from then on) or `host_call` (the host's side: Internal, and nobody is poisoned).
+//! A panic never crosses. Every entry point runs inside `Poison::run` (the plugin's side: what
+//! panicked is poisoned and answers Panicked from then on) or `host_call` (the host's side:
+//! Internal, and nobody is poisoned).
 //!
-//! Poisoning follows the catch, never the kind of an error: a plugin may pass on a host's error as its own.
+//! Poisoning follows the catch, never the kind of an error: a plugin may pass on a host's error as
+//! its own.
 #![allow(unsafe_code)]
 
 use crate::wire::{AbiResult, send};
@@ -18,8 +20,8 @@ use std::sync::{Arc, OnceLock};
 #[derive(StableAbi, Clone, Copy)]
 pub struct Handle(*mut u8);
 
-/// The first panic of an instance, shared by everything that the instance opened: after it their common state may be
-/// half changed.
+/// The first panic of an instance, shared by everything that the instance opened: after it their
+/// common state may be half changed.
 #[derive(Default)]
 pub struct Poison(OnceLock<(String, &'static str)>);
 
@@ -56,8 +58,9 @@ thread_local! {
     static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Gives this image (a plugin has its own copy of the standard library) a panic hook that writes one line to stderr
-/// and remembers the place for the error. The host's own hook is another one and stays as it is.
+/// Gives this image (a plugin has its own copy of the standard library) a panic hook that writes
+/// one line to stderr and remembers the place for the error. The host's own hook is another one and
+/// stays as it is.
 pub fn one_line_panics() {
     std::panic::set_hook(Box::new(|info| {
         let place = info.location().map(|l| format!("{}:{}", l.file(), l.line()));
@@ -100,7 +103,8 @@ pub fn expose<S: ?Sized>(inner: Box<S>, poison: Arc<Poison>) -> Handle {
 /// Runs a call on the object behind a handle.
 ///
 /// # Safety
-/// `this` came from `expose::<S>` in this image, was not retired, and no other call on it is under way.
+/// `this` came from `expose::<S>` in this image, was not retired, and no other call on it is under
+/// way.
 #[inline]
 pub unsafe fn enter<S: ?Sized, R>(
     this: Handle,
@@ -122,7 +126,8 @@ pub unsafe fn enter_shared<S: ?Sized + Sync, R>(
     operation: &'static str,
     body: impl FnOnce(&S) -> Result<R>,
 ) -> AbiResult<R> {
-    // SAFETY: by the caller's promise the pointer is a live `Instance<S>`; only shared references to it exist.
+    // SAFETY: by the caller's promise the pointer is a live `Instance<S>`; only shared references
+    // to it exist.
     let instance = unsafe { &*this.0.cast::<Instance<S>>() };
     send(instance.poison.run(operation, || body(&instance.inner)))
 }
@@ -132,7 +137,8 @@ pub unsafe fn enter_shared<S: ?Sized + Sync, R>(
 /// # Safety
 /// As `enter`, and the handle is not used again.
 pub unsafe extern "C" fn retire<S: ?Sized>(this: Handle) {
-    // SAFETY: by the caller's promise the pointer came from `Box::into_raw` of this type and is given back once.
+    // SAFETY: by the caller's promise the pointer came from `Box::into_raw` of this type and is
+    // given back once.
     let instance = unsafe { Box::from_raw(this.0.cast::<Instance<S>>()) };
     let _ = catch_unwind(AssertUnwindSafe(|| drop(instance)));
 }
@@ -142,8 +148,8 @@ pub fn expose_host(host: HostRef) -> Handle {
     Handle(Box::into_raw(Box::new(host)).cast())
 }
 
-/// Runs a plugin's call on the host. A panic of the host is Internal: the plugin under whose frame it happened is
-/// not at fault.
+/// Runs a plugin's call on the host. A panic of the host is Internal: the plugin under whose frame
+/// it happened is not at fault.
 ///
 /// # Safety
 /// `this` came from `expose_host` in this image and was not retired.
@@ -168,7 +174,8 @@ pub unsafe fn host_call<R>(
 /// # Safety
 /// As `host_call`, and the handle is not used again.
 pub unsafe extern "C" fn retire_host(this: Handle) {
-    // SAFETY: by the caller's promise the pointer came from `Box::into_raw` of this type and is given back once.
+    // SAFETY: by the caller's promise the pointer came from `Box::into_raw` of this type and is
+    // given back once.
     let host = unsafe { Box::from_raw(this.0.cast::<HostRef>()) };
     let _ = catch_unwind(AssertUnwindSafe(|| drop(host)));
 }

@@ -92,8 +92,9 @@ fn read_rows(host: &HostRef, rows: &mut [ReadRow<'_>], within: Duration) -> Resu
     let mut list = Vec::with_capacity(rows.len());
     for row in rows {
         let ReadRow { offset, file, answered, into, done } = row;
+        let before = receive(std::mem::replace(done, RResult::ROk(())));
         let into = into.as_mut_slice();
-        list.push(FileRead { file: FileId(*file), offset: *offset, into, done: Ok(()) });
+        list.push(FileRead { file: FileId(*file), offset: *offset, into, done: before });
         answers.push((answered, done));
     }
     let result = host.read_batch(&mut list, within);
@@ -122,7 +123,8 @@ pub fn borrow(object: HostObject) -> HostRef {
 /// The host behind the border.
 pub type ForeignHost = Foreign<HostTableRef>;
 
-// SAFETY: the object behind the handle is a `HostRef`, whose trait is `Sync`; `host_call` only shares it.
+// SAFETY: the object behind the handle is a `HostRef`, whose trait is `Sync`; `host_call` only
+// shares it.
 unsafe impl Sync for ForeignHost {}
 
 impl Host for ForeignHost {
@@ -151,7 +153,7 @@ impl Host for ForeignHost {
                 file: file.0,
                 answered: 0,
                 into: RSliceMut::from_mut_slice(into),
-                done: RResult::ROk(()),
+                done: send(std::mem::replace(done, Ok(()))),
             });
             answers.push(done);
         }

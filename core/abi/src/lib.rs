@@ -1,5 +1,5 @@
-//! The border between Kvern's host and its plugins: the only crate that names abi_stable, and the only unsafe code
-//! between the two.
+//! The border between Kvern's host and its plugins: the only crate that names abi_stable, and the
+//! only unsafe code between the two.
 //!
 //! A plugin implements a safe trait of `kvern_contract` and writes one line:
 //!
@@ -14,7 +14,8 @@
 //!         OffloadDescription { name, version, options: Options::new(), observes: false }
 //!     }
 //!     fn plan(&self, ask: &PlanAsk) -> Result<Placement> {
-//!         let place = |u: &Unit| Placed { unit: u.id, tier: Tier::Host, reason: "all fits".into() };
+//!         let reason = || "all fits".to_string();
+//!         let place = |u: &Unit| Placed { unit: u.id, tier: Tier::Host, reason: reason() };
 //!         let units = ask.units.iter().map(place).collect();
 //!         Ok(Placement { units, expert_cache_bytes: 0, read_ahead_units: 0 })
 //!     }
@@ -22,9 +23,9 @@
 //! kvern_abi::export_offload_policy!(Everything);
 //! ```
 //!
-//! The host calls [`open`] and gets the same trait back, over the border: cold calls as one JSON document each, hot
-//! calls as fixed structs with views that live as long as the call, errors whole, panics caught on either side.
-//! docs/ABI.md has the rules by which this may change.
+//! The host calls [`open`] and gets the same trait back, over the border: cold calls as one JSON
+//! document each, hot calls as fixed structs with views that live as long as the call, errors
+//! whole, panics caught on either side. docs/ABI.md has the rules by which this may change.
 
 mod border;
 mod count;

@@ -1,5 +1,5 @@
-//! Op lists that repeat. A decode step submits the same lists again and again: the plugin's side keeps each with its
-//! words, and a list whose words are known is not decoded a second time.
+//! Op lists that repeat. A decode step submits the same lists again and again: the plugin's side
+//! keeps each with its words, and a list whose words are known is not decoded a second time.
 
 use kvern_contract::{Op, Result};
 
@@ -21,8 +21,8 @@ pub struct Lists {
 }
 
 impl Lists {
-    /// The ops that these words spell. *Errors* Unsupported with the code of an op that is unknown here; Invalid
-    /// when the words are cut short.
+    /// The ops that these words spell. *Errors* Unsupported with the code of an op that is unknown
+    /// here; Invalid when the words are cut short.
     pub fn ops(&mut self, words: &[u32]) -> Result<&[Op]> {
         let at = match self.find(words) {
             Some(at) => at,

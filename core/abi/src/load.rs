@@ -1,5 +1,6 @@
-//! From a file to a plugin: file, stamp, loader, header, layout, root module, instance, description. Each step refuses
-//! in one line, and no code of the library runs before its stamp is accepted.
+//! From a file to a plugin: file, stamp, loader, header, layout, root module, instance,
+//! description. Each step refuses in one line, and no code of the library runs before its stamp is
+//! accepted.
 #![allow(unsafe_code)]
 
 use crate::device::ForeignDevice;
@@ -17,8 +18,8 @@ use std::path::Path;
 const STAMP: &str = "kvern_plugin_stamp";
 const HEADER: &str = "kvern_plugin_header";
 
-/// Reads what a plugin was built for, from its file alone: nothing of it runs. *Errors* NotFound, Io; Unsupported when
-/// it is no Kvern plugin. The stamp may be of another epoch: `open` judges it.
+/// Reads what a plugin was built for, from its file alone: nothing of it runs. *Errors* NotFound,
+/// Io; Unsupported when it is no Kvern plugin. The stamp may be of another epoch: `open` judges it.
 pub fn read_stamp(path: &Path) -> Result<Stamp> {
     stamp_of(&Image::open(path)?)
 }
@@ -33,12 +34,12 @@ fn stamp_of(image: &Image) -> Result<Stamp> {
     Stamp::parse(&bytes).ok_or_else(|| image.refuse("its stamp is not a stamp"))
 }
 
-/// Loads a library and makes a new instance of its plugin. The library stays loaded for the life of the process; each
-/// call makes an instance of its own, also of one library.
+/// Loads a library and makes a new instance of its plugin. The library stays loaded for the life of
+/// the process; each call makes an instance of its own, also of one library.
 ///
-/// *Errors* NotFound, Io: the file. Unsupported: not a plugin, or the system's loader refused it. Mismatch: built for
-/// another epoch, target, layout or panic strategy; the message says what to do. Panicked: it panicked while it was
-/// made or described.
+/// *Errors* NotFound, Io: the file. Unsupported: not a plugin, or the system's loader refused it.
+/// Mismatch: built for another epoch, target, layout or panic strategy; the message says what to
+/// do. Panicked: it panicked while it was made or described.
 pub fn open(path: &Path) -> Result<Plugin> {
     let image = Image::open(path)?;
     let kind = stamp_of(&image)?.check(path)?;
@@ -62,27 +63,31 @@ pub fn open(path: &Path) -> Result<Plugin> {
     })
 }
 
-/// Loads the library and answers its own header; the convenience loader of abi_stable would keep one module for each
-/// Rust type, so that a second plugin of a kind were silently the first.
+/// Loads the library and answers its own header; the convenience loader of abi_stable would keep
+/// one module for each Rust type, so that a second plugin of a kind were silently the first.
 fn load(path: &Path, image: &Image) -> Result<&'static LibHeader> {
     use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
     // With a slash in it, so that the loader does not search for it elsewhere.
     let whole = path.canonicalize().map_err(|e| image.refuse(&e.to_string()))?;
-    // SAFETY: the library's constructors run. Its file is whole and its stamp says that it is a plugin of this epoch
-    // and target; that a plugin's constructors are sound is its author's promise, as all of its code is.
+    // SAFETY: the library's constructors run. Its file is whole and its stamp says that it is a
+    // plugin of this epoch and target; that a plugin's constructors are sound is its author's
+    // promise, as all of its code is.
     let library = unsafe { Library::open(Some(&whole), RTLD_NOW | RTLD_LOCAL) };
     let library =
         library.map_err(|e| image.refuse(&format!("the loader says {}", one_line(&e))))?;
-    // SAFETY: by the stamp's epoch the symbol is a `LibHeader`, which starts with abi_stable's own header; a reference
-    // to that is what an `AbiHeaderRef` is. `upgrade` checks magic and version before it looks further.
+    // SAFETY: by the stamp's epoch the symbol is a `LibHeader`, which starts with abi_stable's own
+    // header; a reference to that is what an `AbiHeaderRef` is. `upgrade` checks magic and version
+    // before it looks further.
     let header = unsafe { library.get::<AbiHeaderRef>(HEADER.as_bytes()) }
         .map(|symbol| *symbol)
         .map_err(|e| image.refuse(&format!("the loader says {}", one_line(&e))))?;
-    std::mem::forget(library); // never unloaded: tables and code are used for the life of the process
+    // Never unloaded: its tables and code are used for the life of the process.
+    std::mem::forget(library);
     header.upgrade().map_err(|e| mismatch(path, "its abi_stable differs", &e))
 }
 
-/// The root module, once its layout, and with it that of every table and struct, is known to be this host's.
+/// The root module, once its layout, and with it that of every table and struct, is known to be
+/// this host's.
 fn root<M: RootModule>(path: &Path, header: &'static LibHeader) -> Result<M> {
     if header.layout().is_none() {
         return Err(mismatch(path, "its header carries no layout to check", &"none"));

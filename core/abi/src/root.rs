@@ -1,4 +1,5 @@
-//! The root modules: what a library of each kind exports, and the type whose layout the host compares.
+//! The root modules: what a library of each kind exports, and the type whose layout the host
+//! compares.
 
 use crate::device::{DeviceObject, expose_device};
 use crate::guard::{Poison, one_line_panics};
@@ -14,7 +15,8 @@ use abi_stable::sabi_types::VersionStrings;
 use kvern_contract::{DeviceBackend, KvStrategy, OffloadPolicy};
 
 macro_rules! roots { ($($root:ident, $reference:ident, $fields:ident, $name:literal, $object:ty,
-    $contract:ident, $expose:ident, $operation:literal, $make:ident, $load:ident, $header:ident;)*) => { $(
+    $contract:ident, $expose:ident, $operation:literal,
+    $make:ident, $load:ident, $header:ident;)*) => { $(
     /// What a library of this kind exports.
     #[repr(C)]
     #[derive(StableAbi)]
@@ -60,6 +62,7 @@ roots! {
 
 #[allow(unsafe_code)]
 const fn header_of<M: RootModule>(load: extern "C" fn() -> RootModuleResult) -> LibHeader {
-    // SAFETY: each caller in this file pairs a loader with the reference type of the root that it returns.
+    // SAFETY: each caller in this file pairs a loader with the reference type of the root that it
+    // returns.
     unsafe { LibHeader::from_constructor::<M>(load, CheckTypeLayout::Yes) }
 }

@@ -1,5 +1,5 @@
-//! The stamp: plain bytes in every plugin that say what it was built for, read from the file before any of its code
-//! runs. Its first four fields never move; what is added later comes at the end.
+//! The stamp: plain bytes in every plugin that say what it was built for, read from the file before
+//! any of its code runs. Its first four fields never move; what is added later comes at the end.
 #![allow(unsafe_code)]
 
 use crate::PluginKind;
@@ -13,8 +13,8 @@ use crate::wire::AbiError;
 use kvern_contract::{Error, ErrorKind, Result};
 use std::path::Path;
 
-/// The contract epoch that this crate speaks: raised when a slot or a struct changes, not when one is added behind a
-/// capability. docs/ABI.md has the table.
+/// The contract epoch that this crate speaks: raised when a slot or a struct changes, not when one
+/// is added behind a capability. docs/ABI.md has the table.
 pub const EPOCH: u32 = 1;
 
 const MAGIC: [u8; 16] = *b"kvern-plugin\0\r\n\x1a";
@@ -33,8 +33,8 @@ pub struct Stamp {
     sizes: [u32; 24],
 }
 
-// SAFETY of reading it from a file: every field is an integer or an array of them, without padding, so any bytes are
-// a value.
+// SAFETY of reading it from a file: every field is an integer or an array of them, without padding,
+// so any bytes are a value.
 const _: () = assert!(size_of::<Stamp>() == 16 + 16 + 40 + 24 + 96);
 
 const fn text<const N: usize>(parts: &[&str]) -> [u8; N] {
@@ -143,21 +143,22 @@ impl Stamp {
         let mut whole = [0; size_of::<Stamp>()];
         let length = bytes.len().min(whole.len());
         whole.get_mut(..length)?.copy_from_slice(bytes.get(..length)?);
-        // SAFETY: `Stamp` is integers without padding (asserted above): any bytes of its size are one.
+        // SAFETY: `Stamp` is integers without padding (asserted above): any bytes of its size are
+        // one.
         let stamp = unsafe { std::mem::transmute::<[u8; size_of::<Stamp>()], Stamp>(whole) };
         (length >= 32 && stamp.magic == MAGIC).then_some(stamp)
     }
 
-    /// Whether this host can load it. *Errors* Mismatch or Unsupported, in one line: what it was built for, what
-    /// this host speaks, what to do.
+    /// Whether this host can load it. *Errors* Mismatch or Unsupported, in one line: what it was
+    /// built for, what this host speaks, what to do.
     pub(crate) fn check(&self, path: &Path) -> Result<PluginKind> {
         let (name, host) = (path.display(), Stamp::new(PluginKind::Kv, true));
         let (built, here) = (self.version(), host.version());
         let refuse = |text: String| Err(Error::new(ErrorKind::Mismatch, "abi/open", text));
         if self.epoch != EPOCH {
             return refuse(format!(
-                "{name} was built for epoch {} (kvern-abi {built}), this host speaks epoch {EPOCH}: \
-                 build it against kvern-abi {here}",
+                "{name} was built for epoch {} (kvern-abi {built}), this host speaks epoch \
+                 {EPOCH}: build it against kvern-abi {here}",
                 self.epoch
             ));
         }

@@ -1,4 +1,5 @@
-//! Slices of the contract's identities as slices of plain words: the same bytes under a type that the border knows.
+//! Slices of the contract's identities as slices of plain words: the same bytes under a type that
+//! the border knows.
 #![allow(unsafe_code)]
 
 use abi_stable::StableAbi;
@@ -23,8 +24,9 @@ macro_rules! views { ($($contract:ty, $row:ty, $out:ident, $into:ident;)*) => { 
     );
     /// Rows to words, without a copy.
     pub fn $out(rows: &[$contract]) -> RSlice<'_, $row> {
-        // SAFETY: size and alignment are equal (asserted above). The contract's type is `repr(C)` with the same
-        // fields, or has this one field, which then fills it; every bit pattern of either is a value.
+        // SAFETY: size and alignment are equal (asserted above). The contract's type is `repr(C)`
+        // with the same fields, or has this one field, which then fills it; every bit pattern of
+        // either is a value.
         RSlice::from_slice(unsafe { std::slice::from_raw_parts(rows.as_ptr().cast(), rows.len()) })
     }
     /// Words to rows, without a copy.

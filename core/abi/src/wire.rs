@@ -7,8 +7,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// An error on its way: the kind as a number, so that one which this side does not know is `Internal`, and a JSON
-/// document with the rest. An `Ok` never touches either.
+/// An error on its way: the kind as a number, so that one which this side does not know is
+/// `Internal`, and a JSON document with the rest. An `Ok` never touches either.
 #[repr(C)]
 #[derive(StableAbi)]
 pub struct AbiError {
@@ -99,14 +99,16 @@ pub fn receive<T>(result: AbiResult<T>) -> Result<T> {
     }
 }
 
-/// A cold call's document. *Errors* Internal: only a map with keys that are not text does not serialise.
+/// A cold call's document. *Errors* Internal: only a map with keys that are not text does not
+/// serialise.
 pub fn write_doc<T: Serialize>(operation: &str, value: &T) -> Result<Vec<u8>> {
     serde_json::to_vec(value).map_err(|e| {
         Error::new(ErrorKind::Internal, operation, format!("the document cannot be written: {e}"))
     })
 }
 
-/// The reverse; fields that this side does not know are ignored. *Errors* Invalid with the place in the document.
+/// The reverse; fields that this side does not know are ignored. *Errors* Invalid with the place in
+/// the document.
 pub fn read_doc<T: DeserializeOwned>(operation: &str, doc: &[u8]) -> Result<T> {
     serde_json::from_slice(doc).map_err(|e| {
         Error::new(

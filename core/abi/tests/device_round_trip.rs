@@ -1,4 +1,6 @@
-//! A device behaves the same through the border as when it is called directly, ops as words included.
+//! A device behaves the same through the border as when it is called directly, ops as words
+//! included.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 #[path = "../../../tests/fixtures/plugins/echo-device/src/echo.rs"]

@@ -1,5 +1,6 @@
-//! A kv strategy behaves the same through the border as when it is called directly: one script, run against the same
-//! code twice, with the answers and the host's log compared.
+//! A kv strategy behaves the same through the border as when it is called directly: one script, run
+//! against the same code twice, with the answers and the host's log compared.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 #[path = "../../../tests/fixtures/plugins/echo-kv/src/echo.rs"]

@@ -1,6 +1,7 @@
-//! A plugin that panics while it is made or described is refused, and the same library opens when it no longer does.
-//! One test, alone in its process, because the fixture is told by an environment variable.
-#![allow(unsafe_code)]
+//! A plugin that panics while it is made or described is refused, and the same library opens when
+//! it no longer does. One test, alone in its process, because the fixture is told by an environment
+//! variable.
+#![allow(unsafe_code, clippy::unwrap_used)]
 
 mod common;
 

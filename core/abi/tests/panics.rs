@@ -1,5 +1,6 @@
-//! A panic never crosses the border: on either side it becomes an error, the process lives, and only what panicked is
-//! poisoned.
+//! A panic never crosses the border: on either side it becomes an error, the process lives, and
+//! only what panicked is poisoned.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

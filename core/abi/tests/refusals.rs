@@ -1,4 +1,6 @@
-//! What is not a plugin of this host is refused in one line, whatever it is, and nothing of it runs.
+//! What is not a plugin of this host is refused in one line, whatever it is, and nothing of it
+//! runs.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
@@ -177,7 +179,9 @@ fn a_stamp_that_lies_about_the_kind_is_caught_by_the_layout() {
 
 #[test]
 fn a_stamp_without_a_header_is_refused() {
-    no_plugin(&library("kvern-fixture-bad-missing-symbol"), "no symbol kvern_plugin_header");
+    let error = refused(&library("kvern-fixture-bad-missing-symbol"));
+    assert_eq!(error.kind, ErrorKind::Unsupported);
+    assert!(error.message.contains("a stamp, but no symbol kvern_plugin_header"), "{error}");
 }
 
 #[test]

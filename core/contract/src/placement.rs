@@ -1,5 +1,6 @@
-//! A placement from an order of layers: what policies that keep one band of layers have in common. The policy says which
-//! layer it would keep first, which next; this fills the memories in that order, by count or by budget.
+//! A placement from an order of layers: what policies that keep one band of layers have in common.
+//! The policy says which layer it would keep first, which next; this fills the memories in that
+//! order, by count or by budget.
 
 use crate::offload::*;
 use crate::types::*;
@@ -26,16 +27,17 @@ struct Filling<'a> {
     layers: Vec<u64>,
 }
 
-/// Places every unit. `order` gives, for a number of layers, their indices in the order in which they are kept: the first
-/// n of it are the n that a count of n keeps.
+/// Places every unit. `order` gives, for a number of layers, their indices in the order in which
+/// they are kept: the first n of it are the n that a count of n keeps.
 ///
-/// The device, where there is one, takes layers from the first on, `device_layers` of them or as many as fit. Of the rest
-/// the host keeps `host_layers` by `order`, none with the switch `HOST_LAYERS_NONE`, or as many as fit. What belongs to
-/// no layer stays in the nearest memory with room: first where layers are kept by budget, last where they are counted.
-/// All else is on disk, and read a layer ahead.
+/// The device, where there is one, takes layers from the first on, `device_layers` of them or as
+/// many as fit. Of the rest the host keeps `host_layers` by `order`, none with the switch
+/// `HOST_LAYERS_NONE`, or as many as fit. What belongs to no layer stays in the nearest memory with
+/// room: first where layers are kept by budget, last where they are counted. All else is on disk,
+/// and read a layer ahead.
 ///
-/// *Errors* Invalid: an option, a unit of a layer that is not there, device layers without a device. OverBudget: counted
-/// layers do not fit; says what they need and what there is.
+/// *Errors* Invalid: an option, a unit of a layer that is not there, device layers without a
+/// device. OverBudget: counted layers do not fit; says what they need and what there is.
 pub fn place_by_order(ask: &PlanAsk, order: fn(u32) -> Vec<u32>) -> Result<Placement> {
     let none = none_asked(&ask.options)?;
     let mut filling = Filling::new(ask)?;

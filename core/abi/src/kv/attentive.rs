@@ -66,8 +66,8 @@ fn drops_in(rows: &[DropRow]) -> Vec<(u32, u32)> {
 
 border! {
     /// An attentive strategy, as the host's side calls it.
-    AttentiveTable, AttentiveTableRef, AttentiveTableFields, &mut (dyn KvAttentive + 'static), enter,
-        retire::<dyn KvAttentive>;
+    AttentiveTable, AttentiveTableRef, AttentiveTableFields,
+        &mut (dyn KvAttentive + 'static), enter, retire::<dyn KvAttentive>;
     "kv/begin" begin(session: u64, from: ROption<u64>, saved: RSlice<'_, u8>) -> () = |it| {
         it.begin(SessionId(session), from.into_option().map(SessionId), saved.as_slice())
     };

@@ -10,7 +10,8 @@ use kvern_contract::*;
 
 border! {
     /// A codec, as the host's side calls it.
-    CodecTable, CodecTableRef, CodecTableFields, &(dyn KvCodec + 'static), enter_shared, retire::<dyn KvCodec>;
+    CodecTable, CodecTableRef, CodecTableFields,
+        &(dyn KvCodec + 'static), enter_shared, retire::<dyn KvCodec>;
     "kv/page_bytes" page_bytes(layer: LayerRow) -> u64 = |codec| {
         Ok(codec.page_bytes(&layer.layer("kv/page_bytes")?))
     };
@@ -29,7 +30,8 @@ border! {
 /// A plugin's codec.
 pub type ForeignCodec = Foreign<CodecTableRef>;
 
-// SAFETY: the object behind the handle is a `dyn KvCodec`, whose trait is `Sync`; `enter_shared` only shares it.
+// SAFETY: the object behind the handle is a `dyn KvCodec`, whose trait is `Sync`; `enter_shared`
+// only shares it.
 unsafe impl Sync for ForeignCodec {}
 
 impl KvCodec for ForeignCodec {

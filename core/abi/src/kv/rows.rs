@@ -189,7 +189,8 @@ impl FoundRow {
     }
 }
 
-/// Where a session starts. `code` 0 fresh, 1 stored (`id` is what was found), 2 fork (`id` is the session).
+/// Where a session starts. `code` 0 fresh, 1 stored (`id` is what was found), 2 fork (`id` is the
+/// session).
 #[repr(C)]
 #[derive(StableAbi, Clone, Copy)]
 pub struct OriginRow {
@@ -255,8 +256,8 @@ impl<'a> CommitRow<'a> {
     }
 }
 
-/// What a layer keeps. `kind` 0 full, 1 window (`first` tokens), 2 recurrent (`first` state bytes, `second` bytes of
-/// convolution), 3 transient.
+/// What a layer keeps. `kind` 0 full, 1 window (`first` tokens), 2 recurrent (`first` state bytes,
+/// `second` bytes of convolution), 3 transient.
 #[repr(C)]
 #[derive(StableAbi, Clone, Copy)]
 pub struct LayerRow {

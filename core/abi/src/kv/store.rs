@@ -13,7 +13,8 @@ use std::time::Duration;
 
 border! {
     /// A store, as the host's side calls it.
-    StoreTable, StoreTableRef, StoreTableFields, &mut (dyn KvStore + 'static), enter, retire::<dyn KvStore>;
+    StoreTable, StoreTableRef, StoreTableFields,
+        &mut (dyn KvStore + 'static), enter, retire::<dyn KvStore>;
     "kv/find" find(prompts: RSlice<'_, PrefixRow<'_>>) -> RVec<FoundRow> = |store| {
         let prompts: Vec<_> = prompts.as_slice().iter().map(PrefixRow::prefix).collect();
         Ok(store.find(&prompts)?.into_iter().map(FoundRow::out).collect())

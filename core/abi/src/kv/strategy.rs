@@ -64,7 +64,8 @@ pub fn expose_kv(strategy: Box<dyn KvStrategy>) -> KvObject {
     Object { handle: expose(side, poison), table: KvTable::REF }
 }
 
-/// A plugin's strategy. Its description was read once, when it was opened: the contract calls it constant.
+/// A plugin's strategy. Its description was read once, when it was opened: the contract calls it
+/// constant.
 pub struct ForeignKv {
     border: Foreign<KvTableRef>,
     description: KvDescription,

@@ -1,4 +1,5 @@
-//! What the border's tests share: fixtures built by cargo, and a host that writes down what it is asked.
+//! What the border's tests share: fixtures built by cargo, and a host that writes down what it is
+//! asked.
 #![allow(dead_code)]
 
 use kvern_contract::*;
@@ -20,7 +21,8 @@ const PACKAGES: [&str; 9] = [
     "kvern-offload-suffix",
 ];
 
-/// The library of a package. Its path is what cargo says it just built, never a guess among old files.
+/// The library of a package. Its path is what cargo says it just built, never a guess among old
+/// files.
 pub fn library(package: &str) -> PathBuf {
     static BUILT: OnceLock<HashMap<String, PathBuf>> = OnceLock::new();
     BUILT.get_or_init(build).get(package).expect("cargo names a library of the package").clone()
@@ -30,7 +32,9 @@ fn build() -> HashMap<String, PathBuf> {
     let cargo = std::env::var("CARGO").unwrap_or("cargo".into());
     let mut command = Command::new(cargo);
     command.args(["build", "--release", "--quiet", "--message-format=json"]);
-    PACKAGES.iter().for_each(|package| drop(command.args(["-p", package])));
+    for package in PACKAGES {
+        command.args(["-p", package]);
+    }
     let output = command.current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let mut found = HashMap::new();

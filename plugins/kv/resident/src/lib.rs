@@ -1,5 +1,5 @@
-//! The whole history stays in memory: a policy without a store. It is what every other strategy is compared with, so
-//! it decides nothing: every layer hot, full precision, no directory.
+//! The whole history stays in memory: a policy without a store. It is what every other strategy is
+//! compared with, so it decides nothing: every layer hot, full precision, no directory.
 
 use kvern_contract::*;
 

@@ -1,4 +1,5 @@
-//! The first layers stay in host memory: a sweep starts with what is there while the rest begins to arrive.
+//! The first layers stay in host memory: a sweep starts with what is there while the rest begins to
+//! arrive.
 
 use kvern_contract::placement::{order_options, place_by_order};
 use kvern_contract::*;

@@ -1,5 +1,5 @@
-//! The last layers stay in host memory: they are there when the sweep reaches them, and the next sweep starts to read
-//! while they compute.
+//! The last layers stay in host memory: they are there when the sweep reaches them, and the next
+//! sweep starts to read while they compute.
 
 use kvern_contract::placement::{order_options, place_by_order};
 use kvern_contract::*;
