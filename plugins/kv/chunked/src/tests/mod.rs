@@ -1,0 +1,5 @@
+//! The store against a drive that loses power, and against a naive model.
+
+mod drive;
+mod promises;
+mod traces;
