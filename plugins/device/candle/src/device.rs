@@ -193,13 +193,15 @@ impl DeviceBackend for CandleDevice {
         self.memory.reap(self.line.reached());
     }
 
-    /// A matrix in a plain encoding becomes an f32 tensor, if the budget has room for it; anything else stays.
+    /// A matrix in a plain encoding becomes an f32 tensor. Under a budget only where that takes no
+    /// more than it does as stored: what it grows by was promised to nobody. Anything else stays.
     fn adapt(&mut self, weight: &Weight) -> Result<Weight> {
         self.running()?;
-        let plain = weight::value_bytes(weight.encoding).is_some();
+        let Some(each) = weight::value_bytes(weight.encoding) else { return Ok(*weight) };
+        let growing = each < 4 && self.memory.budget_bytes != u64::MAX;
         let bytes = 4 * u128::from(weight.outputs) * u128::from(weight.inputs);
         let room = bytes <= u128::from(self.memory.free_bytes());
-        if !plain || !room || weight.layout == KEPT || weight.stride != 0 {
+        if growing || !room || weight.layout == KEPT || weight.stride != 0 {
             return Ok(*weight);
         }
         let tensor = self.convert(weight)?;

@@ -1,7 +1,7 @@
 //! Sizes that bound scratch memory and threads.
 
-/// Elements of the largest tensor that meets element-wise work. From 65536 on candle hands such work to a pool of
-/// its own, whose threads only the environment bounds.
+/// Elements of the largest tensor that meets element-wise work. From 65536 on candle hands such
+/// work to a pool of its own, whose threads only the environment bounds.
 pub const TILE: usize = 32 * 1024;
 
 /// Elements of a weight that are f32 at one time, for each worker.

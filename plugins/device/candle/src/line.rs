@@ -1,8 +1,9 @@
 //! Work in line, and how far it got.
 //!
-//! 1. Fences count up from 1; a job is run after every job with a lower fence, so what it waits for is behind it.
-//! 2. When a job fails, so do all that were in line behind it: they would compute on garbage. Later jobs run, but
-//!    not behind a fence that failed.
+//! 1. Fences count up from 1; a job is run after every job with a lower fence, so what it waits for
+//!    is behind it.
+//! 2. When a job fails, so do all that were in line behind it: they would compute on garbage. Later
+//!    jobs run, but not behind a fence that failed.
 
 use crate::limits::FAILURES;
 use kvern_contract::{CopyRange, ErrorKind, Fence, FenceState, Op};

@@ -1,7 +1,7 @@
 //! Buffers: host memory that was given, borrowed, or holds a kept tensor.
 //!
-//! An id is never used twice. A freed buffer is closed to new work at once, and goes when the last fence that was
-//! out at that time is reached.
+//! An id is never used twice. A freed buffer is closed to new work at once, and goes when the last
+//! fence that was out at that time is reached.
 #![allow(unsafe_code)]
 
 use crate::fault::invalid;
@@ -99,7 +99,8 @@ impl Memory {
             return Err(over(bytes, self.free_bytes()));
         }
         let align = if space == Space::Staging { STAGING_ALIGN } else { ALIGN };
-        // The system hands out fresh zero pages for an alignment of 16; a larger one would touch them all.
+        // The system hands out fresh zero pages for an alignment of 16; a larger one would touch
+        // them all.
         let layout = bytes
             .max(1)
             .checked_add(align - 1)
@@ -112,8 +113,8 @@ impl Memory {
             return Err(over(bytes, self.free_bytes()));
         }
         let address = base.wrapping_add(base.align_offset(align as usize));
-        // SAFETY: `align - 1` bytes beyond `bytes` were asked for, so the aligned range lies inside; it lives
-        // until the entry is reaped, which is after the last queued use.
+        // SAFETY: `align - 1` bytes beyond `bytes` were asked for, so the aligned range lies
+        // inside; it lives until the entry is reaped, which is after the last queued use.
         let region = unsafe { Region::new(address, bytes) };
         Ok(self.insert(region, space, bytes, Holding::Owned { base, layout }))
     }

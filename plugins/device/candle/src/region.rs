@@ -33,7 +33,8 @@ pub struct Region {
     bytes: u64,
 }
 
-// SAFETY: a region is an address; who writes where at one time is decided by the ops, which write disjoint parts.
+// SAFETY: a region is an address; who writes where at one time is decided by the ops, which write
+// disjoint parts.
 unsafe impl Send for Region {}
 // SAFETY: as above; nothing in it changes.
 unsafe impl Sync for Region {}
@@ -82,7 +83,8 @@ impl Region {
         let from = self.part(at, (count as u64).saturating_mul(size_of::<T>() as u64))?;
         to.reserve(count);
         let room = to.spare_capacity_mut().as_mut_ptr().cast::<u8>();
-        // SAFETY: `part` checked the source, `reserve` made room, and a fresh vector overlaps nothing.
+        // SAFETY: `part` checked the source, `reserve` made room, and a fresh vector overlaps
+        // nothing.
         unsafe { std::ptr::copy_nonoverlapping(from.address, room, from.bytes as usize) };
         // SAFETY: `count` more values were just written, and any bits are a value of T.
         unsafe { to.set_len(to.len() + count) };

@@ -80,7 +80,8 @@ pub fn workspace(op: &Op, rows: u32, threads: u32) -> u64 {
     match op {
         Op::Linear { weights, .. } => {
             let inputs = weights.as_slice().first().map_or(0, |w| u64::from(w.inputs));
-            // The raw and the f32 form of a block, the second of a gated pair, and each one's product.
+            // The raw and the f32 form of a block, the second of a gated pair, and each one's
+            // product.
             let block = inputs.max(BLOCK as u64);
             let products = 3 * rows.saturating_mul(block.div_ceil(inputs.max(1)));
             let each = 8 * 2 * block + 4 * products + tiles;

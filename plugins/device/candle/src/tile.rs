@@ -1,4 +1,5 @@
-//! Cutting a matrix into tiles that candle works on in one thread, and numbers into and out of tensors.
+//! Cutting a matrix into tiles that candle works on in one thread, and numbers into and out of
+//! tensors.
 
 use crate::fault::{candle, invalid};
 use crate::limits::TILE;

@@ -120,7 +120,8 @@ impl Matrix {
                 let run = |input: usize| ((input * self.outputs + from) as u64, count);
                 let shape = (self.inputs, count);
                 let across = self.stored(run, self.inputs, shape, (region, *encoding))?;
-                across.t().map_err(candle)
+                // Contiguous, so that its products are those of the same weight once kept.
+                across.t().and_then(|rows| rows.contiguous()).map_err(candle)
             }
         }
     }

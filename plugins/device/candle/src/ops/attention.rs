@@ -1,7 +1,7 @@
 //! Attention over pages: a partial of each page alone, folded in ascending position.
 //!
-//! Scores of a few pages come from one product, for all rows and heads; maxima, exponentials and weighted values are
-//! of each page apart.
+//! A few pages are computed side by side, in a batch of products that are one for each page and kv
+//! head, for all rows and query heads of it.
 
 use super::fold::{Partial, State};
 use super::pages::{Form, Page, Pages, Sight, entries};
@@ -143,22 +143,45 @@ impl Attention {
         let most = (TILE / (self.heads * TOKENS)).max(1);
         let height = rows.min(most);
         let some = (most / height).clamp(1, PAGES);
+        let gather = |few: &[Page]| Pages::gather(few, &pool, self.masks.as_ref(), self.form);
         for run in pages.chunk_by(|a, b| a.encoding == b.encoding) {
             for few in run.chunks(some) {
-                let pages = Pages::gather(few, &pool, self.masks.as_ref(), self.form)?;
-                // A product with an unseen infinity is no number: then each row gets values of its own.
-                let height = if pages.finite { height } else { 1 };
-                let starts: Vec<usize> = (0..rows).step_by(height).collect();
-                for starts in starts.chunks(rayon::current_num_threads()) {
-                    let partials = starts.par_iter().map(|row| {
-                        let count = height.min(rows - row);
-                        self.partial(queries, span.position, *row, count, &pages)
-                    });
-                    let partials = partials.collect::<Result<Vec<_>>>()?;
-                    for (row, partial) in starts.iter().zip(&partials) {
-                        state.fold(*row, partial)?;
-                    }
+                let pages = gather(few)?;
+                if pages.finite {
+                    self.attend(span, queries, &pages, height, state)?;
+                    continue;
                 }
+                // A product with an unseen infinity is no number: then a row gets values of its
+                // own, where that page is concerned and no other.
+                for one in few.chunks(1) {
+                    let page = gather(one)?;
+                    let height = if page.finite { height } else { 1 };
+                    self.attend(span, queries, &page, height, state)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Folds a few pages into all rows, `height` rows at a time for each worker.
+    fn attend(
+        &self,
+        span: &Span,
+        queries: &Region,
+        pages: &Pages,
+        height: usize,
+        state: &mut State,
+    ) -> Result<()> {
+        let rows = span.rows as usize;
+        let starts: Vec<usize> = (0..rows).step_by(height).collect();
+        for starts in starts.chunks(rayon::current_num_threads()) {
+            let partials = starts.par_iter().map(|row| {
+                let count = height.min(rows - row);
+                self.partial(queries, span.position, *row, count, pages)
+            });
+            let partials = partials.collect::<Result<Vec<_>>>()?;
+            for (row, partial) in starts.iter().zip(&partials) {
+                state.fold(*row, partial)?;
             }
         }
         Ok(())
@@ -182,13 +205,14 @@ impl Attention {
             Some(seen) if !pages.finite => pages.values_seen(seen)?,
             _ => pages.values.clone(),
         };
-        let shape = (kv, rows, 1, pages.count() * TOKENS);
+        let shape = (kv, rows, pages.count(), TOKENS);
         let seen = seen.map(|seen| Tensor::from_vec(seen, shape, &Device::Cpu)).transpose();
         seen.and_then(|seen| self.compute(&q, &pages.keys, &values, seen)).map_err(candle)
     }
 
-    /// `q` `[row][kv head][query head of it][key]`, keys `[kv head][page * 64][key]`, values `[kv head * page][64]
-    /// [value]`, seen `[kv head][row][1][page * 64]`.
+    /// `q` `[row][kv head][query head of it][key]`, keys `[kv head * page][64][key]`, values alike,
+    /// seen `[kv head][row][page][64]`. Every page has products of its own, all of one shape, so
+    /// that its bits do not depend on the pages beside it.
     fn compute(
         &self,
         q: &Tensor,
@@ -197,26 +221,27 @@ impl Attention {
         seen: Option<Tensor>,
     ) -> candle_core::Result<Partial> {
         let (rows, kv, group, key) = q.dims4()?;
-        let (_, all, _) = keys.dims3()?;
-        let pages = all / TOKENS;
-        let queries = q.transpose(0, 1)?.contiguous()?.reshape((kv, rows * group, key))?;
+        let pages = keys.dim(0)? / kv;
+        let queries = q.transpose(0, 1)?.contiguous()?.reshape((kv, 1, rows * group, key))?;
+        let queries = queries.broadcast_as((kv, pages, rows * group, key))?.contiguous()?;
+        let queries = queries.reshape((kv * pages, rows * group, key))?;
         let mut scores = (queries.matmul(&keys.t()?)? * self.scale)?;
         if self.softcap != 0.0 {
             scores = ((scores / self.softcap)?.tanh()? * self.softcap)?;
         }
         if let Some(seen) = seen {
-            let wide = (kv, rows, group, all);
+            let wide = (kv, pages, rows, group, TOKENS);
+            let seen = seen.transpose(1, 2)?.unsqueeze(3)?.broadcast_as(wide)?;
             let none = Tensor::new(f32::NEG_INFINITY, &Device::Cpu)?.broadcast_as(wide)?;
-            scores = seen.broadcast_as(wide)?.where_cond(&scores.reshape(wide)?, &none)?;
+            let masked = seen.where_cond(&scores.reshape(wide)?, &none)?;
+            scores = masked.reshape((kv * pages, rows * group, TOKENS))?;
         }
-        let scores = scores.reshape((kv, rows * group, pages, TOKENS))?;
         let largest = scores.max_keepdim(D::Minus1)?;
         // Where nothing is seen, any finite stand-in makes all exponentials zero.
         let weights = scores.broadcast_sub(&largest.maximum(f32::MIN)?)?.exp()?;
         let sums = weights.sum_keepdim(D::Minus1)?;
-        let by_page = weights.transpose(1, 2)?.contiguous()?;
-        let by_page = by_page.reshape((kv * pages, rows * group, TOKENS))?;
-        let values = by_page.matmul(values)?.reshape((kv, pages, rows, group, self.form.value))?;
+        let values = weights.matmul(values)?;
+        let values = values.reshape((kv, pages, rows, group, self.form.value))?;
         Ok(Partial { largest, sums, values })
     }
 }

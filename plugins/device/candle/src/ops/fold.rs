@@ -14,7 +14,8 @@ pub struct State {
 
 /// Partials of some rows over some pages.
 pub struct Partial {
-    /// Largest scores, `[kv head][row][query head of it][page]`; minus infinity where nothing is seen.
+    /// Largest scores, `[kv head][row][query head of it][page]`; minus infinity where nothing is
+    /// seen.
     pub largest: Tensor,
     /// Sums of exponentials, alike.
     pub sums: Tensor,
@@ -58,7 +59,8 @@ impl State {
         out
     }
 
-    /// Folds the pages of a partial, one after another, into the rows from `row` on. *Errors* Internal.
+    /// Folds the pages of a partial, one after another, into the rows from `row` on. *Errors*
+    /// Internal.
     pub fn fold(&mut self, row: usize, partial: &Partial) -> Result<()> {
         let (largest, sums) = (&partial.largest, &partial.sums);
         values(largest, |largest| {
@@ -83,14 +85,13 @@ impl State {
         all: &[f32],
     ) {
         let value = self.width - 2;
-        let lines = largest.chunks_exact(pages.max(1)).zip(sums.chunks_exact(pages.max(1)));
-        for (i, (largest, sums)) in lines.enumerate() {
-            let (kv, r, j) = (i / (rows * group), i / group % rows, i % group);
+        let partials = largest.iter().zip(sums).zip(all.chunks_exact(value));
+        for (i, ((m, l), a)) in partials.enumerate() {
+            // The pages of a kv head follow one another in ascending position.
+            let (kv, r, j) = (i / (pages * rows * group), i / group % rows, i % group);
             let at = ((row + r) * self.heads + kv * group + j) * self.width;
-            let Some(state) = self.all.get_mut(at..at + self.width) else { continue };
-            for (page, (m, l)) in largest.iter().zip(sums).enumerate() {
-                let from = (((kv * pages + page) * rows + r) * group + j) * value;
-                fold(state, *m, *l, all.get(from..from + value).unwrap_or(&[]));
+            if let Some(state) = self.all.get_mut(at..at + self.width) {
+                fold(state, *m, *l, a);
             }
         }
     }

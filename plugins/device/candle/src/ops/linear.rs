@@ -1,7 +1,7 @@
 //! Products with up to four weights, and what follows them.
 //!
-//! Outputs are cut into blocks of a weight's rows. Blocks are independent, so the pool's workers share them; each
-//! converts its own block when the weight is not kept.
+//! Outputs are cut into blocks of a weight's rows. Blocks are independent, so the pool's workers
+//! share them; each converts its own block when the weight is not kept.
 
 use super::{Operands, stray};
 use crate::fault::{candle, invalid};

@@ -72,12 +72,13 @@ pub struct Form {
     pub value: usize,
 }
 
-/// A few pages of one encoding. Rows that no query may see are zero, so that they cannot spoil a product.
+/// A few pages of one encoding. Rows that no query may see are zero, so that they cannot spoil a
+/// product.
 pub struct Pages {
     pages: Vec<Page>,
     /// Rows that may be seen, `[kv head][page]`.
     bits: Vec<u64>,
-    /// f32 `[kv head][page * 64][key]`.
+    /// f32 `[kv head * page][64][key]`.
     pub keys: Tensor,
     /// f32 `[kv head * page][64][value]`.
     pub values: Tensor,
@@ -109,7 +110,8 @@ impl Pages {
         self.pages.len()
     }
 
-    /// What queries at `first` and the next `rows - 1` positions see, `[kv head][row][page][64]`; `None`: all.
+    /// What queries at `first` and the next `rows - 1` positions see, `[kv head][row][page][64]`;
+    /// `None`: all.
     pub fn seen(&self, first: u64, rows: usize, sight: Sight) -> Option<Vec<u8>> {
         let mut seen = Vec::with_capacity(self.bits.len() * rows * TOKENS);
         for bits in self.bits.chunks_exact(self.count()) {
@@ -123,7 +125,8 @@ impl Pages {
         seen.contains(&0).then_some(seen)
     }
 
-    /// The values with every row that is not seen, `[kv head][page][64]`, set to zero. *Errors* Internal.
+    /// The values with every row that is not seen, `[kv head][page][64]`, set to zero. *Errors*
+    /// Internal.
     pub fn values_seen(&self, seen: &[u8]) -> Result<Tensor> {
         let (count, tokens, width) = self.values.dims3().map_err(candle)?;
         let mut all = values(&self.values, |v| Ok(v.to_vec()))?;
@@ -182,7 +185,7 @@ fn read<T: WithDType + Plain>(
             .and_then(|tensor| tensor.to_dtype(DType::F32))
             .map_err(candle)
     };
-    let keys = made(side(0, form.key)?, (form.heads, pages.len() * TOKENS, form.key))?;
+    let keys = made(side(0, form.key)?, (form.heads * pages.len(), TOKENS, form.key))?;
     let rows = side(half(form.key), form.value)?;
     Ok((keys, made(rows, (form.heads * pages.len(), TOKENS, form.value))?))
 }

@@ -1,4 +1,5 @@
-//! The largest values of each row. A choice, not arithmetic: nothing is computed, so nothing is candle's.
+//! The largest values of each row. A choice, not arithmetic: nothing is computed, so nothing is
+//! candle's.
 
 use super::{Operands, stray};
 use kvern_contract::{Op, Result};

@@ -63,7 +63,7 @@ pub struct Rig {
 
 impl Rig {
     pub fn new() -> Self {
-        Self::with(2, 1 << 30)
+        Self::with(2, u64::MAX)
     }
 
     pub fn with(threads: u32, budget: u64) -> Self {

@@ -186,16 +186,24 @@ fn a_weight_stored_by_columns_is_read_by_columns() {
 }
 
 #[test]
-fn threads_do_not_change_a_product_beyond_rounding() {
-    let mut answers = Vec::new();
-    for threads in [1, 3] {
-        let mut dice = Dice::new(12);
-        let mut rig = Rig::with(threads, 1 << 30);
-        let (x, values) = (dice.floats(4 * 512), dice.floats(4096 * 512));
-        let (weight, _) = rig.weight(&values, 4096, 512, WeightEncoding::F32);
-        let (at, out) = (rig.floats(&x), rig.zeros(4 * 4096));
-        rig.run(linear(at, &[weight], &[], &[out], 4));
-        answers.push(rig.get(out, 4 * 4096));
+fn neither_threads_nor_adapting_change_a_bit_of_a_product() {
+    for rows in [1usize, 4, 65] {
+        let mut answers = Vec::new();
+        for (threads, adapted) in [(1, false), (3, false), (3, true)] {
+            let mut dice = Dice::new(12);
+            let mut rig = Rig::with(threads, u64::MAX);
+            let (x, values) = (dice.floats(rows * 512), dice.floats(4099 * 512));
+            for layout in [0, 1] {
+                let (weight, _) = rig.weight(&values, 4099, 512, WeightEncoding::Bf16);
+                let stored = Weight { layout, ..weight };
+                let weight = if adapted { rig.device.adapt(&stored).unwrap() } else { stored };
+                let (at, out) = (rig.floats(&x), rig.zeros(rows * 4099));
+                rig.run(linear(at, &[weight], &[], &[out], rows));
+                answers.push((layout, rig.get_words(out, rows * 4099)));
+            }
+        }
+        for (layout, answer) in &answers[2..] {
+            assert!(*answer == answers[*layout as usize].1, "{rows} rows, layout {layout}");
+        }
     }
-    close("threads", &answers[0], &wide(&answers[1]), 1e-6);
 }

@@ -117,19 +117,24 @@ fn imported_memory_is_the_hosts_own() {
 }
 
 #[test]
-fn a_weight_without_room_stays_as_it_is_and_a_kept_one_is_freed_by_its_buffer() {
-    let mut rig = Rig::with(1, 3 + 2 * 64 + 4 * 64);
-    let (weight, _) = rig.weight(&[1.0; 64], 8, 8, WeightEncoding::Bf16);
+fn under_a_budget_no_weight_grows_and_a_kept_one_is_freed_by_its_buffer() {
+    let mut rig = Rig::with(1, 2 * (3 + 4 * 64) + (3 + 2 * 64));
+    let (half, _) = rig.weight(&[1.0; 64], 8, 8, WeightEncoding::Bf16);
+    assert_eq!(rig.device.adapt(&half), Ok(half), "it would grow");
+    let (weight, _) = rig.weight(&[1.0; 64], 8, 8, WeightEncoding::F32);
     let kept = rig.device.adapt(&weight).unwrap();
     assert_eq!(kept.layout, 2);
     assert_eq!(rig.device.adapt(&kept), Ok(kept));
-    assert_eq!(rig.device.adapt(&weight), Ok(weight));
+    assert_eq!(rig.device.adapt(&weight), Ok(weight), "there is no room for another");
     assert_eq!(rig.device.span(kept.data.buffer), None);
     let before = rig.device.usage().device_bytes;
     rig.device.free(kept.data.buffer);
     assert_eq!(rig.device.usage().device_bytes, before - 4 * 64);
     assert_eq!(rig.device.adapt(&weight).unwrap().layout, 2);
-    let other = Weight { encoding: WeightEncoding::Mxfp4, ..weight };
+    let mut rig = Rig::new();
+    let (half, _) = rig.weight(&[1.0; 64], 8, 8, WeightEncoding::Bf16);
+    assert_eq!(rig.device.adapt(&half).unwrap().layout, 2, "without a budget it may");
+    let other = Weight { encoding: WeightEncoding::Mxfp4, ..half };
     assert_eq!(rig.device.adapt(&other), Ok(other));
 }
 

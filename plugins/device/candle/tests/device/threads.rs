@@ -13,7 +13,7 @@ fn names() -> Vec<String> {
 
 #[test]
 fn large_element_wise_work_never_wakes_candles_own_pool() {
-    let mut rig = Rig::with(1, 1 << 30);
+    let mut rig = Rig::with(1, u64::MAX);
     let (rows, width) = (64u32, 4096u32);
     let at = rig.zeros((rows * width) as usize);
     let view = View { at, row: width, group: 0, step: 1 };
