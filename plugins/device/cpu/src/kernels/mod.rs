@@ -1,0 +1,133 @@
+//! The arithmetic: each kernel once, over `Lanes`, compiled for every instruction set.
+#![allow(unsafe_code)]
+
+pub(crate) mod attention;
+mod avx2;
+mod avx512;
+pub(crate) mod lanes;
+pub(crate) mod linear;
+mod map;
+mod math;
+mod norm;
+mod page;
+mod product;
+mod rope;
+mod rows;
+mod scalar;
+
+use crate::exec::Worker;
+use crate::task::{Need, Plan, Task};
+use kvern_contract::ErrorKind;
+use lanes::Lanes;
+
+/// Which implementation of the lanes runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Isa {
+    Avx512,
+    Avx2,
+    Scalar,
+}
+
+impl Isa {
+    /// By the word of the option `isa`; `None`: unknown.
+    pub fn named(word: &str) -> Option<Isa> {
+        match word {
+            "auto" => {
+                [Isa::Avx512, Isa::Avx2].into_iter().find(|isa| isa.here()).or(Some(Isa::Scalar))
+            }
+            "avx512" => Some(Isa::Avx512),
+            "avx2" => Some(Isa::Avx2),
+            "scalar" => Some(Isa::Scalar),
+            _ => None,
+        }
+    }
+
+    /// Whether this CPU can.
+    pub fn here(self) -> bool {
+        let avx2 = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        let avx512 = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl");
+        match self {
+            Isa::Avx512 => avx2 && avx512,
+            Isa::Avx2 => avx2,
+            Isa::Scalar => true,
+        }
+    }
+}
+
+/// Whether a task reads tables that must be checked before it runs.
+pub(crate) fn planned(task: &Task) -> bool {
+    matches!(task, Task::Embed(_) | Task::Rope(_) | Task::Attention(_) | Task::Rows(_))
+}
+
+/// Checks a task's tables. *Errors* Invalid.
+pub(crate) fn plan(task: &Task, workers: usize) -> Result<Plan, ErrorKind> {
+    match task {
+        Task::Embed(t) => rows::plan_embed(t),
+        Task::Rope(t) => rope::plan(t),
+        Task::Attention(t) => attention::plan(t, workers),
+        Task::Rows(t) => rows::plan_rows(t),
+        _ => Ok(Plan { phases: 1, ..Plan::default() }),
+    }
+}
+
+/// Scratch of a task.
+pub(crate) fn need(task: &Task, workers: usize) -> Need {
+    match task {
+        Task::Linear(t) => linear::need(t.inputs),
+        Task::Attention(t) => {
+            attention::need(t.heads, t.kv_heads, t.key_dim, t.value_dim, workers > 1)
+        }
+        _ => Need::default(),
+    }
+}
+
+/// Does this worker's part of a pass.
+pub(crate) fn run(isa: Isa, task: &Task, worker: &Worker<'_>) {
+    // SAFETY: `isa` was found on this CPU when the device opened (`Isa::here`). Tasks hold what `check` made
+    // sure of, and plans what the tables said.
+    unsafe {
+        match isa {
+            Isa::Avx512 => run_avx512(task, worker),
+            Isa::Avx2 => run_avx2(task, worker),
+            Isa::Scalar => any::<scalar::Scalar>(task, worker),
+        }
+    }
+}
+
+/// Entry point: all below is inlined here, so that it is compiled with these features.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi1,bmi2,popcnt")]
+unsafe fn run_avx512(task: &Task, worker: &Worker<'_>) {
+    // SAFETY: the caller has the features, and the promises of `any`.
+    unsafe { any::<avx512::Avx512>(task, worker) }
+}
+
+/// Entry point, as above.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn run_avx2(task: &Task, worker: &Worker<'_>) {
+    // SAFETY: the caller has the features, and the promises of `any`.
+    unsafe { any::<avx2::Avx2>(task, worker) }
+}
+
+/// The caller has the features of `V`, a checked task, its plan, and scratch of `need`.
+#[inline(always)]
+unsafe fn any<V: Lanes>(task: &Task, worker: &Worker<'_>) {
+    // SAFETY: the caller's promise is what each kernel asks for.
+    unsafe {
+        match task {
+            Task::Embed(t) => rows::embed::<V>(t, worker),
+            Task::Norm(t) => norm::norm::<V>(t, worker),
+            Task::Linear(t) => linear::linear::<V>(t, worker),
+            Task::Rope(t) => rope::rope(t, worker),
+            Task::Attention(t) => attention::attention::<V>(t, worker),
+            Task::Map(t) => map::map::<V>(t, worker),
+            Task::Rows(t) => rows::rows::<V>(t, worker),
+            Task::Top(t) => rows::top(t, worker),
+            Task::Move(t) => rows::copy(t, worker),
+        }
+    }
+}
