@@ -107,16 +107,28 @@ fn read_rows(host: &HostRef, rows: &mut [ReadRow<'_>], within: Duration) -> Resu
     result
 }
 
-/// The host on its way to a plugin.
-pub type HostObject = Object<HostTableRef>;
+/// The host on its way to a plugin. Unlike other objects it travels into a call that may be refused
+/// before it is looked at, so it gives itself back.
+#[repr(C)]
+#[derive(StableAbi)]
+pub struct HostObject {
+    object: Object<HostTableRef>,
+}
+
+impl Drop for HostObject {
+    fn drop(&mut self) {
+        drop(ForeignHost::new(self.object));
+    }
+}
 
 /// Wraps the host for one plugin instance.
 pub fn lend(host: HostRef) -> HostObject {
-    Object { handle: expose_host(host), table: HostTable::REF }
+    HostObject { object: Object { handle: expose_host(host), table: HostTable::REF } }
 }
 
 /// The host as a plugin sees it.
-pub fn borrow(object: HostObject) -> HostRef {
+pub fn borrow(host: HostObject) -> HostRef {
+    let object = std::mem::ManuallyDrop::new(host).object;
     Arc::new(ForeignHost::new(object))
 }
 

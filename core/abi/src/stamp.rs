@@ -1,5 +1,5 @@
 //! The stamp: plain bytes in every plugin that say what it was built for, read from the file before
-//! any of its code runs. Its first four fields never move; what is added later comes at the end.
+//! any of its code runs. Its first five fields never move; what is added later comes at the end.
 #![allow(unsafe_code)]
 
 use crate::PluginKind;

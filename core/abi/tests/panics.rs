@@ -92,6 +92,17 @@ fn what_a_plugin_opened_is_poisoned_with_it() {
 }
 
 #[test]
+fn a_poisoned_plugin_gives_the_host_back() {
+    let mut strategy = strategy("kvern-fixture-bad-panics");
+    let notes = Notes::new();
+    for _ in 0..3 {
+        let error = strategy.open(&store_spec(&[("panic_in", "open")]), notes.clone()).err();
+        assert_eq!(error.unwrap().kind, ErrorKind::Panicked);
+    }
+    assert_eq!(std::sync::Arc::strong_count(&notes), 1);
+}
+
+#[test]
 fn the_message_of_a_panic_is_one_line() {
     let mut strategy = strategy("kvern-fixture-echo-kv");
     let opened = strategy.open(&store_spec(&[]), Notes::new()).unwrap();
