@@ -1,0 +1,189 @@
+//! The command line: what can be asked, in the words of the help text.
+
+mod bench;
+mod groups;
+mod size;
+
+pub use bench::{BenchArgs, BenchCommand, CompareFlags, ProbeArgs, ProbeMode};
+pub use groups::{
+    Compute, EngineArgs, KvDtype, ModelArgs, PluginArgs, PromptArgs, RunArgs, SamplingArgs,
+};
+pub use size::parse_size;
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Runs language models that do not fit in memory, exactly, and measures how.
+#[derive(Parser, Debug)]
+#[command(name = "kvern", version, propagate_version = true, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Says more on stderr: -v what was chosen, -vv everything.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// The commands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Continues a prompt; the text streams to stdout.
+    Generate(Box<GenerateArgs>),
+    /// Talks: a line of stdin is a turn, the answer streams to stdout.
+    Chat(Box<ChatArgs>),
+    /// Scores a text: perplexity, log-probabilities, logits.
+    Perplexity(Box<PerplexityArgs>),
+    /// Measures: cold start and warm runtime, a process each; JSON on stdout.
+    Bench(Box<BenchArgs>),
+    /// Lists, inspects, imports, downloads and makes models.
+    #[command(subcommand)]
+    Models(ModelsCommand),
+    /// Lists and inspects plugins, and writes their manifests.
+    #[command(subcommand)]
+    Plugins(PluginsCommand),
+    /// Says what this machine can do, and what would be used and why.
+    Doctor(Box<DoctorArgs>),
+    /// Writes a completion script to stdout.
+    Completions {
+        /// For which shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Writes the manual pages.
+    #[command(hide = true)]
+    Man {
+        /// Directory for the pages; created.
+        #[arg(long, value_name = "DIR")]
+        output: PathBuf,
+    },
+}
+
+/// `generate`.
+#[derive(Args, Debug)]
+pub struct GenerateArgs {
+    /// What to continue.
+    #[command(flatten)]
+    pub prompt: PromptArgs,
+    /// Puts the prompt through the model's chat template.
+    #[arg(long)]
+    pub chat: bool,
+    /// How tokens are chosen.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// What runs it.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// Writes one JSON document with text, token ids and metrics instead of the text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `chat`.
+#[derive(Args, Debug)]
+pub struct ChatArgs {
+    /// First message of the conversation, instead of the template's own.
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// How tokens are chosen.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// What runs it.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// `perplexity`.
+#[derive(Args, Debug)]
+pub struct PerplexityArgs {
+    /// Text to score.
+    #[arg(long, value_name = "FILE", required_unless_present = "token_ids")]
+    pub text: Option<PathBuf>,
+    /// A JSON list of token ids to score instead of a text.
+    #[arg(long, value_name = "FILE", conflicts_with = "text")]
+    pub token_ids: Option<PathBuf>,
+    /// Scores at most this many tokens; the one before them is read besides.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_tokens: Option<u32>,
+    /// Writes every row of logits, f32 [ids, vocabulary], as `logits` of a safetensors file.
+    #[arg(long, value_name = "FILE")]
+    pub logits: Option<PathBuf>,
+    /// What runs it.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// Writes one JSON document with every token's log-probability.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `models`.
+#[derive(Subcommand, Debug)]
+pub enum ModelsCommand {
+    /// Lists the models at hand.
+    List {
+        /// Directory with models.
+        #[arg(long, value_name = "DIR", env = "KVERN_MODELS_DIR", hide_env_values = true)]
+        models_dir: Option<PathBuf>,
+        /// Writes a JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Says what a model is.
+    Inspect {
+        /// A directory, a name in the models directory, or nothing for the embedded model.
+        model: Option<String>,
+        /// Directory with models.
+        #[arg(long, value_name = "DIR", env = "KVERN_MODELS_DIR", hide_env_values = true)]
+        models_dir: Option<PathBuf>,
+        /// Writes a JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `plugins`.
+#[derive(Subcommand, Debug)]
+pub enum PluginsCommand {
+    /// Lists the plugins that are found, with what is wrong with them.
+    List {
+        /// Directory with manifests; searched first.
+        #[arg(long, value_name = "DIR")]
+        manifests: Vec<PathBuf>,
+        /// Writes a JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Opens a plugin and says what it is.
+    Inspect {
+        /// A name, `kind/name`, or the path of a library.
+        plugin: String,
+        /// Directory with manifests; searched first.
+        #[arg(long, value_name = "DIR")]
+        manifests: Vec<PathBuf>,
+        /// Writes a JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Writes a library's manifest to stdout, or into a directory.
+    Manifest {
+        /// The library.
+        library: PathBuf,
+        /// Directory with `kv`, `offload` and `device`; the manifest is written into the right one.
+        #[arg(long, value_name = "DIR")]
+        output: Option<PathBuf>,
+        /// Pins the library by its SHA-256.
+        #[arg(long)]
+        pin: bool,
+    },
+}
+
+/// `doctor`.
+#[derive(Args, Debug)]
+pub struct DoctorArgs {
+    /// What would run.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// Writes a JSON document.
+    #[arg(long)]
+    pub json: bool,
+}

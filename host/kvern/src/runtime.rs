@@ -1,0 +1,243 @@
+//! A model with its plugins: first chosen and checked, then loaded, then asked.
+
+use crate::chosen::{self, Chosen, Origin};
+use crate::fail::{Failure, Outcome};
+use crate::machine::Machine;
+use crate::meter::Meter;
+use crate::metrics;
+use crate::model::Reference;
+use crate::planner::{Plan, PlanAsk, plan_config};
+use crate::selector::Selection;
+use crate::settings::Settings;
+use crate::{interrupt, log};
+use kvern_contract::{DeviceBackend, KvStrategy, OffloadPolicy};
+use kvern_engine::{CacheFacts, Engine, EngineSpec, Facts, Flow, Request};
+use kvern_model::{Model, Sampler, Text};
+use kvern_report::Resources;
+use kvern_storage::PreadPool;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a step waits for pages before it computes them again.
+const LOAD_DEADLINE: Duration = Duration::from_secs(30);
+/// Reads in flight: threads that sleep in the kernel.
+const STORAGE_THREADS: usize = 4;
+
+/// Everything that can be refused before weights are read.
+pub struct Prepared {
+    /// What was asked for.
+    pub settings: Settings,
+    /// The model, opened.
+    pub model: Arc<Model>,
+    /// What will run.
+    pub plan: Plan,
+    /// The plugins.
+    pub plugins: Plugins,
+    began: Instant,
+    meter: Meter,
+}
+
+/// The three plugins of a run.
+pub struct Plugins {
+    /// Where history goes.
+    pub kv: Chosen<dyn KvStrategy>,
+    /// Which weights stay.
+    pub offload: Chosen<dyn OffloadPolicy>,
+    /// Who computes.
+    pub device: Chosen<dyn DeviceBackend>,
+}
+
+/// Chooses and opens the plugins of a plan; the plan then says which strategy is applied.
+pub fn choose(settings: &Settings, plan: &mut Plan) -> Outcome<Plugins> {
+    let found = settings.discover()?;
+    Ok(Plugins {
+        kv: chosen::kv(settings, &found, &mut plan.selection)?,
+        offload: chosen::offload(settings, &found)?,
+        device: chosen::device(settings, &found)?,
+    })
+}
+
+/// How a run of these settings is planned.
+pub fn ask_of(settings: &Settings) -> PlanAsk<'_> {
+    let library = settings.kv.library.as_ref().map(|p| p.display().to_string());
+    PlanAsk {
+        profile: &settings.selector_profile,
+        pinned: settings.kv.name.clone().or(library),
+        window_tokens: settings.window_tokens,
+        specialization: true,
+    }
+}
+
+impl Prepared {
+    /// Resolves and opens the model, plans, chooses plugins.
+    pub fn new(settings: Settings) -> Outcome<Prepared> {
+        let (began, meter) = (Instant::now(), Meter::start());
+        let reference = Reference::resolve(settings.model.as_deref(), &settings.models_dir)?;
+        let model = Arc::new(reference.open()?);
+        let mut plan = plan_config(&model.config().raw, &Machine::read(), &ask_of(&settings))?;
+        let plugins = choose(&settings, &mut plan)?;
+        let selection = &plan.selection;
+        log::line(
+            3,
+            &format!(
+                "model {}, kv {} ({}), offload {}, device {}",
+                model.name(),
+                selection.applied,
+                selection.rule_id,
+                plugins.offload.origin.described.name,
+                plugins.device.origin.described.name
+            ),
+        );
+        Ok(Prepared { settings, model, plan, plugins, began, meter })
+    }
+
+    /// The model's words.
+    pub fn text(&self) -> Outcome<&Text> {
+        Ok(self.model.text()?)
+    }
+
+    /// Tokens that a session can hold at most.
+    pub fn context_limit(&self) -> u64 {
+        let model = u64::from(self.model.config().max_position_embeddings);
+        self.settings.context_tokens.unwrap_or(model)
+    }
+
+    /// Refuses what does not fit the context, before weights are read.
+    pub fn check_fits(&self, tokens: u64, what: &str) -> Outcome<()> {
+        let limit = self.context_limit();
+        if tokens <= limit {
+            return Ok(());
+        }
+        Err(Failure::new(format!(
+            "{what} has {tokens} tokens, and the context of {} holds {limit}; shorten it",
+            self.model.name()
+        )))
+    }
+
+    /// Loads the weights, with a context of `needed` tokens unless another was asked for.
+    pub fn load(self, needed: Option<u64>) -> Outcome<Runtime> {
+        let limit = self.context_limit();
+        let Prepared { settings, model, plan, plugins, began, meter } = self;
+        let context = settings.context_tokens.or(needed.map(|n| n.clamp(1, limit)));
+        let origins = [
+            plugins.kv.origin.clone(),
+            plugins.offload.origin.clone(),
+            plugins.device.origin.clone(),
+        ];
+        let engine = Engine::load(EngineSpec {
+            model: Arc::clone(&model),
+            storage: PreadPool::new(STORAGE_THREADS),
+            device: plugins.device.plugin,
+            device_options: plugins.device.options,
+            kv: plugins.kv.plugin,
+            kv_options: plugins.kv.options,
+            offload: plugins.offload.plugin,
+            offload_options: plugins.offload.options,
+            compute: settings.compute,
+            kv_dtype: settings.kv_dtype,
+            threads: settings.threads,
+            memory_budget: settings.memory_budget,
+            kv_budget: settings.kv_budget,
+            cache_dir: settings.cache_dir,
+            prefill_chunk: settings.prefill_chunk,
+            context_tokens: context,
+            offload_cpu_layers: settings.offload_cpu_layers,
+            load_deadline: LOAD_DEADLINE,
+            log: Arc::new(log::line),
+        })?;
+        interrupt::check()?;
+        let (load_time, load_resources) = (began.elapsed(), meter.finish());
+        let selection = plan.selection;
+        Ok(Runtime { engine, model, selection, origins, load_time, load_resources })
+    }
+}
+
+/// A loaded model.
+pub struct Runtime {
+    /// The engine.
+    pub engine: Engine,
+    /// The model.
+    pub model: Arc<Model>,
+    /// How the KV strategy was chosen.
+    pub selection: Selection,
+    /// The plugins: kv, offload, device.
+    pub origins: [Origin; 3],
+    /// From before the model was resolved to here.
+    pub load_time: Duration,
+    /// During that time.
+    pub load_resources: Resources,
+}
+
+/// A request as the host puts it.
+pub struct Ask<'a> {
+    /// Ids that follow what the session holds.
+    pub ids: &'a [u32],
+    /// Time of rendering and tokenising.
+    pub prepared: Duration,
+    /// Most new tokens.
+    pub max_new_tokens: u32,
+    /// How tokens are chosen.
+    pub sampler: Sampler,
+    /// Whether to go on past an end-of-sequence token.
+    pub ignore_eos: bool,
+    /// Texts that end the answer.
+    pub stop: &'a [String],
+}
+
+/// A request's answer.
+pub struct Answer {
+    /// What the engine gave.
+    pub outcome: kvern_engine::Outcome,
+    /// The same as the report tells it.
+    pub metrics: kvern_report::Request,
+}
+
+impl Runtime {
+    /// Runs a request on a session. `on_text` gets each piece of text; its failure ends the request and is the
+    /// answer. Ctrl-C ends it too, and is the outcome's `finish`.
+    pub fn ask(
+        &mut self,
+        session: kvern_contract::SessionId,
+        ask: Ask<'_>,
+        on_text: &mut dyn FnMut(&str) -> Outcome<()>,
+    ) -> Outcome<Answer> {
+        let before: CacheFacts = self.engine.facts().kv;
+        // What happened before belongs to nobody's request.
+        drop(self.engine.take_events());
+        let meter = Meter::start();
+        let request = Request {
+            prompt: ask.ids,
+            max_new_tokens: ask.max_new_tokens,
+            sampler: ask.sampler,
+            ignore_eos: ask.ignore_eos,
+            stop: ask.stop,
+        };
+        let mut failed = None;
+        let outcome = self.engine.generate(session, &request, &mut |piece| match (
+            on_text(piece),
+            interrupt::asked(),
+        ) {
+            (Ok(()), false) => Flow::Go,
+            (Ok(()), true) => Flow::Stop,
+            (Err(failure), _) => {
+                failed = Some(failure);
+                Flow::Stop
+            }
+        })?;
+        let resources = meter.finish();
+        if let Some(failure) = failed {
+            return Err(failure);
+        }
+        let (events, after): (_, Facts) = (self.engine.take_events(), self.engine.facts());
+        let metrics = metrics::request(metrics::Seen {
+            prepared: ask.prepared,
+            outcome: &outcome,
+            before: &before,
+            after: &after,
+            events: &events,
+            resources,
+            selection: &self.selection,
+        });
+        Ok(Answer { outcome, metrics })
+    }
+}
