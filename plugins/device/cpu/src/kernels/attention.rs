@@ -8,7 +8,7 @@
 #![allow(unsafe_op_in_unsafe_fn)]
 
 use super::lanes::{LANES, Lanes};
-use super::page::{self, Partials, Queries, Side, TOKENS};
+use super::page::{self, Fold, Partials, Queries, Side, TOKENS};
 use crate::exec::Worker;
 use crate::task::{Attention, Dtype, Need, Plan};
 use kvern_contract::{
@@ -260,7 +260,8 @@ unsafe fn block<V: Lanes>(task: &Attention, worker: &Worker<'_>, mut unit: usize
         page::partials::<V>(&queries, k, v, &to, worker.own);
         for i in 0..rows * group {
             if seen[i / group] != 0 {
-                page::fold::<V>(states.add(i * width), partials.add(i * width), vd);
+                let (state, partial) = (states.add(i * width), partials.add(i * width));
+                V::call(Fold { state, partial, value_dim: vd });
             }
         }
     }
@@ -351,7 +352,8 @@ unsafe fn gather<V: Lanes>(task: &Attention, worker: &Worker<'_>) {
                 let position = u64::from(span.position) + row as u64;
                 if visible(task, &entry, position, head / group) != 0 {
                     let slot = page * total + query;
-                    page::fold::<V>(state, worker.shared.add(slot * width), task.value_dim);
+                    let partial = worker.shared.add(slot * width);
+                    V::call(Fold { state, partial, value_dim: task.value_dim });
                 }
             }
             if worker.phase + 1 == worker.plan.phases {

@@ -1,11 +1,11 @@
 //! The lanes in two AVX registers (AVX2, FMA and F16C).
 //!
-//! Methods are inlined into entry points that have the features; see the entry points of `kernels`.
+//! Methods are inlined into `call`, which has the features.
 #![allow(unsafe_code)]
 // Every body is one intrinsic or a few, under the one promise of `Lanes`: stated there, not at each line.
 #![allow(unsafe_op_in_unsafe_fn)]
 
-use super::lanes::Lanes;
+use super::lanes::{Body, Lanes};
 use std::arch::x86_64::*;
 
 /// Lanes 0 to 7, and 8 to 15.
@@ -156,5 +156,14 @@ impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn prefetch(p: *const u8) {
         _mm_prefetch::<_MM_HINT_T0>(p.cast())
+    }
+    #[inline(always)]
+    unsafe fn call<B: Body>(body: B) -> B::Out {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        #[inline(never)]
+        unsafe fn apart<B: Body>(body: B) -> B::Out {
+            body.run::<Avx2>()
+        }
+        apart(body)
     }
 }

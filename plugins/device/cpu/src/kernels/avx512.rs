@@ -1,11 +1,11 @@
 //! The lanes in one AVX-512 register (F, BW, DQ and VL).
 //!
-//! Methods are inlined into entry points that have the features; see the entry points of `kernels`.
+//! Methods are inlined into `call`, which has the features.
 #![allow(unsafe_code)]
 // Every body is one intrinsic or a few, under the one promise of `Lanes`: stated there, not at each line.
 #![allow(unsafe_op_in_unsafe_fn)]
 
-use super::lanes::{LANES, Lanes};
+use super::lanes::{Body, LANES, Lanes};
 use std::arch::x86_64::*;
 
 /// One zmm.
@@ -129,5 +129,16 @@ impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn prefetch(p: *const u8) {
         _mm_prefetch::<_MM_HINT_T0>(p.cast())
+    }
+    #[inline(always)]
+    unsafe fn call<B: Body>(body: B) -> B::Out {
+        #[target_feature(
+            enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi1,bmi2,popcnt"
+        )]
+        #[inline(never)]
+        unsafe fn apart<B: Body>(body: B) -> B::Out {
+            body.run::<Avx512>()
+        }
+        apart(body)
     }
 }

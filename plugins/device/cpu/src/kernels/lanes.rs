@@ -51,6 +51,9 @@ pub(crate) trait Lanes: Copy {
     unsafe fn sum4(v: [Self; 4]) -> [f32; 4];
     /// Asks for a cache line; any address will do.
     unsafe fn prefetch(p: *const u8);
+    /// Runs `body` as a function of its own, compiled with the features of these lanes: without such seams
+    /// each kernel would be copied into every place that uses it.
+    unsafe fn call<B: Body>(body: B) -> B::Out;
 
     #[inline(always)]
     unsafe fn zero() -> Self {
@@ -79,6 +82,14 @@ pub(crate) trait Lanes: Copy {
             std::ptr::copy_nonoverlapping(lanes.as_ptr().cast::<u8>(), p.cast::<u8>(), n * 4);
         }
     }
+}
+
+/// Work over lanes with its arguments; see `Lanes::call`.
+pub(crate) trait Body {
+    /// What it answers.
+    type Out;
+    /// Does it. The caller has the features of `V`, and keeps the promise of whoever made the body.
+    unsafe fn run<V: Lanes>(self) -> Self::Out;
 }
 
 /// A form in which weights and pages hold numbers; widening to f32 is exact.

@@ -6,7 +6,7 @@
 // Kernels: every body is pointer arithmetic under the promise that its function states.
 #![allow(unsafe_op_in_unsafe_fn)]
 
-use super::lanes::{LANES, Lanes};
+use super::lanes::{Body, LANES, Lanes};
 use super::{math, product};
 use crate::exec::Worker;
 use crate::task::{Dtype, Linear, Need, Part};
@@ -133,8 +133,8 @@ unsafe fn tiles<V: Lanes>(task: &Linear, index: usize, sources: &[Source; 2], bl
         for group in block.groups.0..block.groups.1 {
             match rows {
                 1 => tile::<V, 1>(task, index, sources, row, group),
-                2 => tile::<V, 2>(task, index, sources, row, group),
-                3 => tile::<V, 3>(task, index, sources, row, group),
+                2 if V::ROWS > 1 => tile::<V, 2>(task, index, sources, row, group),
+                3 if V::ROWS > 2 => tile::<V, 3>(task, index, sources, row, group),
                 4 if V::ROWS > 3 => tile::<V, 4>(task, index, sources, row, group),
                 5 if V::ROWS > 4 => tile::<V, 5>(task, index, sources, row, group),
                 _ if V::ROWS > 5 => tile::<V, 6>(task, index, sources, row, group),
@@ -202,33 +202,54 @@ unsafe fn activate<V: Lanes, const R: usize>(
     sum: &mut [[f32; 4]; R],
     second: &[[f32; 4]; R],
 ) {
-    const FLAT: usize = (ROWS_MAX * TILE).next_multiple_of(LANES);
-    let (mut a, mut b) = ([0f32; FLAT], [0f32; FLAT]);
+    let mut flat =
+        Activate { epilogue, vectors: (R * TILE).div_ceil(LANES), a: [0.0; FLAT], b: [0.0; FLAT] };
     for r in 0..R {
         for o in 0..TILE {
-            a[r * TILE + o] = sum[r][o];
-            b[r * TILE + o] = second[r][o];
+            flat.a[r * TILE + o] = sum[r][o];
+            flat.b[r * TILE + o] = second[r][o];
         }
     }
-    let mut at = 0;
-    while at < R * TILE {
-        let v = V::load(a.as_ptr().add(at));
-        let v = match epilogue {
-            Epilogue::Silu | Epilogue::SiluGated => math::silu(v),
-            Epilogue::Gelu => math::gelu(v),
-            Epilogue::GeluTanh | Epilogue::GeluTanhGated => math::gelu_tanh(v),
-            Epilogue::None | Epilogue::Clamped | Epilogue::Add => v,
-        };
-        let v = match epilogue {
-            Epilogue::SiluGated | Epilogue::GeluTanhGated => v.mul(V::load(b.as_ptr().add(at))),
-            _ => v,
-        };
-        v.store(a.as_mut_ptr().add(at));
-        at += LANES;
-    }
+    let values = V::call(flat);
     for r in 0..R {
         for o in 0..TILE {
-            sum[r][o] = a[r * TILE + o];
+            sum[r][o] = values[r * TILE + o];
         }
+    }
+}
+
+/// Values of the largest tile, in whole vectors.
+const FLAT: usize = (ROWS_MAX * TILE).next_multiple_of(LANES);
+
+/// The values of a tile, and of the tile beside it where the epilogue is gated.
+struct Activate {
+    epilogue: Epilogue,
+    vectors: usize,
+    a: [f32; FLAT],
+    b: [f32; FLAT],
+}
+
+impl Body for Activate {
+    type Out = [f32; FLAT];
+
+    #[inline(always)]
+    unsafe fn run<V: Lanes>(mut self) -> [f32; FLAT] {
+        for at in (0..self.vectors * LANES).step_by(LANES) {
+            let v = V::load(self.a.as_ptr().add(at));
+            let v = match self.epilogue {
+                Epilogue::Silu | Epilogue::SiluGated => math::silu(v),
+                Epilogue::Gelu => math::gelu(v),
+                Epilogue::GeluTanh | Epilogue::GeluTanhGated => math::gelu_tanh(v),
+                Epilogue::None | Epilogue::Clamped | Epilogue::Add => v,
+            };
+            let v = match self.epilogue {
+                Epilogue::SiluGated | Epilogue::GeluTanhGated => {
+                    v.mul(V::load(self.b.as_ptr().add(at)))
+                }
+                _ => v,
+            };
+            v.store(self.a.as_mut_ptr().add(at));
+        }
+        self.a
     }
 }

@@ -18,7 +18,7 @@ mod scalar;
 use crate::exec::Worker;
 use crate::task::{Need, Plan, Task};
 use kvern_contract::ErrorKind;
-use lanes::Lanes;
+use lanes::{Body, Lanes};
 
 /// Which implementation of the lanes runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -92,40 +92,47 @@ pub(crate) fn run(isa: Isa, task: &Task, worker: &Worker<'_>) {
     // sure of, and plans what the tables said.
     unsafe {
         match isa {
-            Isa::Avx512 => run_avx512(task, worker),
-            Isa::Avx2 => run_avx2(task, worker),
-            Isa::Scalar => any::<scalar::Scalar>(task, worker),
+            Isa::Avx512 => part::<avx512::Avx512>(task, worker),
+            Isa::Avx2 => part::<avx2::Avx2>(task, worker),
+            Isa::Scalar => part::<scalar::Scalar>(task, worker),
         }
     }
 }
 
-/// Entry point: all below is inlined here, so that it is compiled with these features.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi1,bmi2,popcnt")]
-unsafe fn run_avx512(task: &Task, worker: &Worker<'_>) {
-    // SAFETY: the caller has the features, and the promises of `any`.
-    unsafe { any::<avx512::Avx512>(task, worker) }
-}
+/// A task and who takes part in it.
+struct Part<'a, T>(&'a T, &'a Worker<'a>);
 
-/// Entry point, as above.
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn run_avx2(task: &Task, worker: &Worker<'_>) {
-    // SAFETY: the caller has the features, and the promises of `any`.
-    unsafe { any::<avx2::Avx2>(task, worker) }
+macro_rules! bodies { ($($task:ty => $kernel:path;)*) => { $(
+    impl Body for Part<'_, $task> {
+        type Out = ();
+        #[inline(always)]
+        unsafe fn run<V: Lanes>(self) {
+            // SAFETY: the caller's promise is what the kernel asks for.
+            unsafe { $kernel(self.0, self.1) }
+        }
+    }
+)* } }
+bodies! {
+    crate::task::Embed => rows::embed::<V>;
+    crate::task::Norm => norm::norm::<V>;
+    crate::task::Linear => linear::linear::<V>;
+    crate::task::Attention => attention::attention::<V>;
+    crate::task::Map => map::map::<V>;
+    crate::task::Rows => rows::rows::<V>;
 }
 
 /// The caller has the features of `V`, a checked task, its plan, and scratch of `need`.
-#[inline(always)]
-unsafe fn any<V: Lanes>(task: &Task, worker: &Worker<'_>) {
+unsafe fn part<V: Lanes>(task: &Task, worker: &Worker<'_>) {
     // SAFETY: the caller's promise is what each kernel asks for.
     unsafe {
         match task {
-            Task::Embed(t) => rows::embed::<V>(t, worker),
-            Task::Norm(t) => norm::norm::<V>(t, worker),
-            Task::Linear(t) => linear::linear::<V>(t, worker),
+            Task::Embed(t) => V::call(Part(t, worker)),
+            Task::Norm(t) => V::call(Part(t, worker)),
+            Task::Linear(t) => V::call(Part(t, worker)),
+            Task::Attention(t) => V::call(Part(t, worker)),
+            Task::Map(t) => V::call(Part(t, worker)),
+            Task::Rows(t) => V::call(Part(t, worker)),
             Task::Rope(t) => rope::rope(t, worker),
-            Task::Attention(t) => attention::attention::<V>(t, worker),
-            Task::Map(t) => map::map::<V>(t, worker),
-            Task::Rows(t) => rows::rows::<V>(t, worker),
             Task::Top(t) => rows::top(t, worker),
             Task::Move(t) => rows::copy(t, worker),
         }

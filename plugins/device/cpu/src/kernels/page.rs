@@ -7,9 +7,10 @@
 // Kernels: every body is pointer arithmetic under the promise that its function states.
 #![allow(unsafe_op_in_unsafe_fn)]
 
-use super::lanes::{Bf16, F16, F32, I8, LANES, Lanes, Stored};
+use super::lanes::{Bf16, Body, F16, F32, I8, LANES, Lanes, Stored};
 use super::{math, product};
 use crate::task::Dtype;
+use std::marker::PhantomData;
 
 /// Tokens of a page.
 pub(crate) const TOKENS: usize = 64;
@@ -86,7 +87,9 @@ pub(crate) unsafe fn partials<V: Lanes>(
     for i in 0..queries.count() {
         if queries.seen(i) != 0 {
             let head = to.at(i, queries.group, v.dim);
-            weigh::<V>(queries, queries.seen(i), weights.add(i * TOKENS), head);
+            let (seen, scores) = (queries.seen(i), weights.add(i * TOKENS));
+            let (scale, softcap) = (queries.scale, queries.softcap);
+            V::call(Weigh { seen, scale, softcap, scores, partial: head });
         }
     }
     let v = plain::<V>(v, all, many, wide_v);
@@ -137,8 +140,8 @@ unsafe fn scores<V: Lanes>(queries: &Queries<'_>, k: Side, all: u64, out: *mut f
         let rows = V::ROWS.min(queries.count() - i);
         match rows {
             1 => tile::<V, 1>(queries, k, all, i, out),
-            2 => tile::<V, 2>(queries, k, all, i, out),
-            3 => tile::<V, 3>(queries, k, all, i, out),
+            2 if V::ROWS > 1 => tile::<V, 2>(queries, k, all, i, out),
+            3 if V::ROWS > 2 => tile::<V, 3>(queries, k, all, i, out),
             4 if V::ROWS > 3 => tile::<V, 4>(queries, k, all, i, out),
             5 if V::ROWS > 4 => tile::<V, 5>(queries, k, all, i, out),
             _ if V::ROWS > 5 => tile::<V, 6>(queries, k, all, i, out),
@@ -177,32 +180,45 @@ unsafe fn tile<V: Lanes, const R: usize>(
 }
 
 /// Scores into weights exp(s - m), in place, and m and l into the partial.
-#[inline(always)]
-unsafe fn weigh<V: Lanes>(queries: &Queries<'_>, seen: u64, scores: *mut f32, partial: *mut f32) {
-    let lowest = V::splat(f32::NEG_INFINITY);
-    let mut top = lowest;
-    let mut s = [lowest; 4];
-    for (part, s) in s.iter_mut().enumerate() {
-        let mut v = V::load(scores.add(part * LANES)).mul(V::splat(queries.scale));
-        if queries.softcap > 0.0 {
-            let cap = V::splat(queries.softcap);
-            v = cap.mul(math::tanh(v.div(cap)));
+struct Weigh {
+    seen: u64,
+    scale: f32,
+    softcap: f32,
+    scores: *mut f32,
+    partial: *mut f32,
+}
+
+impl Body for Weigh {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Lanes>(self) {
+        let Weigh { seen, scale, softcap, scores, partial } = self;
+        let lowest = V::splat(f32::NEG_INFINITY);
+        let mut top = lowest;
+        let mut s = [lowest; 4];
+        for (part, s) in s.iter_mut().enumerate() {
+            let mut v = V::load(scores.add(part * LANES)).mul(V::splat(scale));
+            if softcap > 0.0 {
+                let cap = V::splat(softcap);
+                v = cap.mul(math::tanh(v.div(cap)));
+            }
+            *s = V::select((seen >> (part * LANES)) as u16, v, lowest);
+            top = top.max(*s);
         }
-        *s = V::select((seen >> (part * LANES)) as u16, v, lowest);
-        top = top.max(*s);
+        let m = top.peak();
+        // Scores that are all minus infinity weigh nothing, instead of what infinities leave of each other.
+        let base = V::splat(if m == f32::NEG_INFINITY { 0.0 } else { m });
+        let mut l = V::zero();
+        for (part, s) in s.iter().enumerate() {
+            let p = math::exp(s.sub(base));
+            let p = V::select((seen >> (part * LANES)) as u16, p, V::zero());
+            p.store(scores.add(part * LANES));
+            l = l.add(p);
+        }
+        partial.write_unaligned(m);
+        partial.add(1).write_unaligned(l.sum());
     }
-    let m = top.peak();
-    // Scores that are all minus infinity weigh nothing, instead of what infinities leave of each other.
-    let base = V::splat(if m == f32::NEG_INFINITY { 0.0 } else { m });
-    let mut l = V::zero();
-    for (part, s) in s.iter().enumerate() {
-        let p = math::exp(s.sub(base));
-        let p = V::select((seen >> (part * LANES)) as u16, p, V::zero());
-        p.store(scores.add(part * LANES));
-        l = l.add(p);
-    }
-    partial.write_unaligned(m);
-    partial.add(1).write_unaligned(l.sum());
 }
 
 /// Sums of weighted rows of V. Neighbours that see the same share its reads.
@@ -223,8 +239,8 @@ unsafe fn values<V: Lanes, W: Stored>(
         if seen != 0 {
             match rows {
                 1 => channels::<V, W, 1>(queries, v, weights, to, i),
-                2 => channels::<V, W, 2>(queries, v, weights, to, i),
-                3 => channels::<V, W, 3>(queries, v, weights, to, i),
+                2 if V::ROWS > 1 => channels::<V, W, 2>(queries, v, weights, to, i),
+                3 if V::ROWS > 2 => channels::<V, W, 3>(queries, v, weights, to, i),
                 4 if V::ROWS > 3 => channels::<V, W, 4>(queries, v, weights, to, i),
                 5 if V::ROWS > 4 => channels::<V, W, 5>(queries, v, weights, to, i),
                 _ if V::ROWS > 5 => channels::<V, W, 6>(queries, v, weights, to, i),
@@ -252,75 +268,95 @@ unsafe fn channels<V: Lanes, W: Stored, const R: usize>(
     let mut at = 0;
     if V::WIDE {
         while at + 4 * LANES <= v.dim {
-            sums::<V, W, R, 4>(seen, p, v, at, LANES, a);
+            V::call(Sums::<W, R, 4> { seen, p, v, at, n: LANES, a, form: PhantomData });
             at += 4 * LANES;
         }
     }
     while at + 2 * LANES <= v.dim {
-        sums::<V, W, R, 2>(seen, p, v, at, LANES, a);
+        V::call(Sums::<W, R, 2> { seen, p, v, at, n: LANES, a, form: PhantomData });
         at += 2 * LANES;
     }
     while at < v.dim {
-        sums::<V, W, R, 1>(seen, p, v, at, LANES.min(v.dim - at), a);
+        let n = LANES.min(v.dim - at);
+        V::call(Sums::<W, R, 1> { seen, p, v, at, n, a, form: PhantomData });
         at += LANES;
     }
 }
 
 /// `C` vectors of channels from `at`, the last of `n` lanes.
-#[inline(always)]
-unsafe fn sums<V: Lanes, W: Stored, const R: usize, const C: usize>(
+struct Sums<W, const R: usize, const C: usize> {
     seen: u64,
     p: [*const f32; R],
     v: Side,
     at: usize,
     n: usize,
     a: [*mut f32; R],
-) {
-    let mut acc = [[V::zero(); C]; R];
-    let mut rest = seen;
-    while rest != 0 {
-        let token = rest.trailing_zeros() as usize;
-        rest &= rest - 1;
-        let row = v.data.add((token * v.dim + at) * W::BYTES);
-        let mut vs = [V::zero(); C];
-        for c in 0..C {
-            let from = row.add(c * LANES * W::BYTES);
-            vs[c] = if n == LANES { W::load(from) } else { W::load_part(from, n) };
-        }
-        for r in 0..R {
-            let weight = V::splat(p[r].add(token).read_unaligned());
+    form: PhantomData<W>,
+}
+
+impl<W: Stored, const R: usize, const C: usize> Body for Sums<W, R, C> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Lanes>(self) {
+        let Sums { seen, p, v, at, n, a, .. } = self;
+        let mut acc = [[V::zero(); C]; R];
+        let mut rest = seen;
+        while rest != 0 {
+            let token = rest.trailing_zeros() as usize;
+            rest &= rest - 1;
+            let row = v.data.add((token * v.dim + at) * W::BYTES);
+            let mut vs = [V::zero(); C];
             for c in 0..C {
-                acc[r][c] = weight.fma(vs[c], acc[r][c]);
+                let from = row.add(c * LANES * W::BYTES);
+                vs[c] = if n == LANES { W::load(from) } else { W::load_part(from, n) };
+            }
+            for r in 0..R {
+                let weight = V::splat(p[r].add(token).read_unaligned());
+                for c in 0..C {
+                    acc[r][c] = weight.fma(vs[c], acc[r][c]);
+                }
             }
         }
-    }
-    for r in 0..R {
-        for c in 0..C {
-            super::norm::write(acc[r][c], a[r], 1, at + c * LANES, n);
+        for r in 0..R {
+            for c in 0..C {
+                super::norm::write(acc[r][c], a[r], 1, at + c * LANES, n);
+            }
         }
     }
 }
 
 /// Folds a partial into the carried state; both `[2 + value_dim]`.
-#[inline(always)]
-pub(crate) unsafe fn fold<V: Lanes>(state: *mut f32, partial: *const f32, value_dim: usize) {
-    let (m0, l0) = (state.read_unaligned(), state.add(1).read_unaligned());
-    let (m1, l1) = (partial.read_unaligned(), partial.add(1).read_unaligned());
-    let m = if m1 > m0 { m1 } else { m0 };
-    let base = if m == f32::NEG_INFINITY { 0.0 } else { m };
-    let mut f = [0f32; LANES];
-    (f[0], f[1]) = (m0 - base, m1 - base);
-    math::exp(V::load(f.as_ptr())).store(f.as_mut_ptr());
-    state.write_unaligned(m);
-    state.add(1).write_unaligned(l0 * f[0] + l1 * f[1]);
-    let (carried, new) = (V::splat(f[0]), V::splat(f[1]));
-    let (state, partial) = (state.add(2), partial.add(2));
-    let mut at = 0;
-    while at < value_dim {
-        let n = LANES.min(value_dim - at);
-        let a = super::norm::read::<V>(state, 1, at, n).mul(carried);
-        let a = super::norm::read::<V>(partial, 1, at, n).fma(new, a);
-        super::norm::write(a, state, 1, at, n);
-        at += n;
+pub(crate) struct Fold {
+    pub state: *mut f32,
+    pub partial: *const f32,
+    pub value_dim: usize,
+}
+
+impl Body for Fold {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Lanes>(self) {
+        let Fold { state, partial, value_dim } = self;
+        let (m0, l0) = (state.read_unaligned(), state.add(1).read_unaligned());
+        let (m1, l1) = (partial.read_unaligned(), partial.add(1).read_unaligned());
+        let m = if m1 > m0 { m1 } else { m0 };
+        let base = if m == f32::NEG_INFINITY { 0.0 } else { m };
+        let mut f = [0f32; LANES];
+        (f[0], f[1]) = (m0 - base, m1 - base);
+        math::exp(V::load(f.as_ptr())).store(f.as_mut_ptr());
+        state.write_unaligned(m);
+        state.add(1).write_unaligned(l0 * f[0] + l1 * f[1]);
+        let (carried, new) = (V::splat(f[0]), V::splat(f[1]));
+        let (state, partial) = (state.add(2), partial.add(2));
+        let mut at = 0;
+        while at < value_dim {
+            let n = LANES.min(value_dim - at);
+            let a = super::norm::read::<V>(state, 1, at, n).mul(carried);
+            let a = super::norm::read::<V>(partial, 1, at, n).fma(new, a);
+            super::norm::write(a, state, 1, at, n);
+            at += n;
+        }
     }
 }

@@ -6,8 +6,9 @@
 // Kernels: every body is pointer arithmetic under the promise that its function states.
 #![allow(unsafe_op_in_unsafe_fn)]
 
-use super::lanes::{Bf16, F16, F32, LANES, Lanes, Stored};
+use super::lanes::{Bf16, Body, F16, F32, LANES, Lanes, Stored};
 use crate::task::Dtype;
+use std::marker::PhantomData;
 
 /// Bytes of a number.
 pub(crate) fn width(dtype: Dtype) -> usize {
@@ -28,33 +29,42 @@ pub(crate) unsafe fn four<V: Lanes, const R: usize>(
     ahead: usize,
 ) -> [[f32; 4]; R] {
     match dtype {
-        Dtype::Bf16 => quad::<V, Bf16, R>(x, w, k, ahead),
-        Dtype::F16 => quad::<V, F16, R>(x, w, k, ahead),
-        Dtype::F32 => quad::<V, F32, R>(x, w, k, ahead),
+        Dtype::Bf16 => V::call(Quad::<Bf16, R> { x, w, k, ahead, form: PhantomData }),
+        Dtype::F16 => V::call(Quad::<F16, R> { x, w, k, ahead, form: PhantomData }),
+        Dtype::F32 => V::call(Quad::<F32, R> { x, w, k, ahead, form: PhantomData }),
     }
 }
 
-#[inline(always)]
-unsafe fn quad<V: Lanes, W: Stored, const R: usize>(
+/// Arguments of `four`, in one form.
+struct Quad<W, const R: usize> {
     x: [*const f32; R],
     w: [*const u8; 4],
     k: usize,
     ahead: usize,
-) -> [[f32; 4]; R] {
-    let mut out = [[0f32; 4]; R];
-    if V::WIDE || R == 1 {
-        let acc = sums::<V, W, R, 4>(x, w, k, ahead);
-        for r in 0..R {
-            out[r] = V::sum4(acc[r]);
+    form: PhantomData<W>,
+}
+
+impl<W: Stored, const R: usize> Body for Quad<W, R> {
+    type Out = [[f32; 4]; R];
+
+    #[inline(always)]
+    unsafe fn run<V: Lanes>(self) -> [[f32; 4]; R] {
+        let Quad { x, w, k, ahead, .. } = self;
+        let mut out = [[0f32; 4]; R];
+        if V::WIDE || R == 1 {
+            let acc = sums::<V, W, R, 4>(x, w, k, ahead);
+            for r in 0..R {
+                out[r] = V::sum4(acc[r]);
+            }
+        } else {
+            let low = sums::<V, W, R, 2>(x, [w[0], w[1]], k, ahead);
+            let high = sums::<V, W, R, 2>(x, [w[2], w[3]], k, ahead);
+            for r in 0..R {
+                out[r] = V::sum4([low[r][0], low[r][1], high[r][0], high[r][1]]);
+            }
         }
-    } else {
-        let low = sums::<V, W, R, 2>(x, [w[0], w[1]], k, ahead);
-        let high = sums::<V, W, R, 2>(x, [w[2], w[3]], k, ahead);
-        for r in 0..R {
-            out[r] = V::sum4([low[r][0], low[r][1], high[r][0], high[r][1]]);
-        }
+        out
     }
-    out
 }
 
 /// The accumulators of a register tile.
@@ -100,10 +110,27 @@ unsafe fn sums<V: Lanes, W: Stored, const R: usize, const O: usize>(
 /// Widens `n` numbers. The caller has them at `from`, and room for as many floats at `to`.
 #[inline(always)]
 pub(crate) unsafe fn widen<V: Lanes>(dtype: Dtype, from: *const u8, to: *mut f32, n: usize) {
-    match dtype {
-        Dtype::Bf16 => widen_from::<V, Bf16>(from, to, n),
-        Dtype::F16 => widen_from::<V, F16>(from, to, n),
-        Dtype::F32 => widen_from::<V, F32>(from, to, n),
+    V::call(Widen { dtype, from, to, n });
+}
+
+/// Arguments of `widen`.
+struct Widen {
+    dtype: Dtype,
+    from: *const u8,
+    to: *mut f32,
+    n: usize,
+}
+
+impl Body for Widen {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Lanes>(self) {
+        match self.dtype {
+            Dtype::Bf16 => widen_from::<V, Bf16>(self.from, self.to, self.n),
+            Dtype::F16 => widen_from::<V, F16>(self.from, self.to, self.n),
+            Dtype::F32 => widen_from::<V, F32>(self.from, self.to, self.n),
+        }
     }
 }
 

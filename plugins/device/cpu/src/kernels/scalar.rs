@@ -2,7 +2,7 @@
 //! them.
 #![allow(unsafe_code)]
 
-use super::lanes::{LANES, Lanes, half_to_f32};
+use super::lanes::{Body, LANES, Lanes, half_to_f32};
 
 /// Sixteen floats.
 #[derive(Clone, Copy)]
@@ -35,7 +35,7 @@ fn larger(a: f32, b: f32) -> f32 {
 }
 
 impl Lanes for Scalar {
-    const ROWS: usize = 4;
+    const ROWS: usize = 1;
     const WIDE: bool = true;
 
     #[inline(always)]
@@ -128,4 +128,9 @@ impl Lanes for Scalar {
     }
     #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}
+    #[inline(never)]
+    unsafe fn call<B: Body>(body: B) -> B::Out {
+        // SAFETY: the caller keeps the body's promise; scalars need no features.
+        unsafe { body.run::<Scalar>() }
+    }
 }
