@@ -1,4 +1,5 @@
 //! Opening models: what is promised is there, and every lie is one line.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Chat templates as the hub's models have them.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 use kvern_model::{ChatTemplate, Message, Text, TextFiles};
 use serde_json::json;

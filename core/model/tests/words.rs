@@ -1,4 +1,5 @@
 //! Text to tokens and back, whole and in pieces.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 mod support;
 
