@@ -8,9 +8,9 @@ use std::ffi::OsString;
 use std::io::{BufRead, BufReader, IsTerminal};
 use std::process::{Command, ExitStatus, Stdio};
 
-/// Libraries and binaries. Examples are named because tests need the development dependencies: a
-/// build that considers them resolves features as `cargo test` does.
-const BUILD: [&str; 6] = ["build", "--release", "--workspace", "--lib", "--bins", "--examples"];
+/// Libraries and binaries, and the one example whose document says why.
+const BUILD: [&str; 7] =
+    ["build", "--release", "--workspace", "--lib", "--bins", "--example", "features"];
 
 /// Builds all, and lays the manifests beside it.
 pub(crate) fn everything(layout: &Layout) -> Result<()> {

@@ -9,4 +9,5 @@ mod cargo;
 mod markdown;
 mod rules;
 mod rust;
+mod sha256;
 mod tree;
