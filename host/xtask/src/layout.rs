@@ -39,6 +39,9 @@ impl Layout {
         for kind in directories(&self.root.join("plugins"))? {
             for plugin in directories(&kind)? {
                 let manifest = plugin.join("Cargo.toml");
+                if !manifest.is_file() {
+                    continue;
+                }
                 let text = std::fs::read_to_string(&manifest)
                     .map_err(|error| format!("{}: {error}", manifest.display()))?;
                 let name = package_name(&text)
