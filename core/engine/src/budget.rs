@@ -28,6 +28,8 @@ pub(crate) struct Fixed {
     activations: u64,
     tables: u64,
     vectors: u64,
+    /// Rows of an embedding that is not in memory.
+    embedding_rows: u64,
     weights: u64,
     largest_unit: u64,
 }
@@ -43,11 +45,14 @@ pub(crate) fn table_bytes(family: &dyn Family, rows: u32, context_tokens: u64) -
 /// What a model takes whatever is chosen.
 pub(crate) fn fixed(family: &dyn Family, files: &Files, rows: u32, context_tokens: u64) -> Fixed {
     let plan = family.plan();
+    let table = files.stored[plan.embedding.0.0];
+    let row_bytes = table.bytes / u64::from(table.outputs.max(1));
     let bytes = |u: &UnitPlan| unit_bytes(&u.matrices, &files.stored);
     Fixed {
         activations: scratch::bytes_of(plan, u64::from(rows)),
         tables: table_bytes(family, rows, context_tokens),
         vectors: files.vector_bytes(),
+        embedding_rows: row_bytes * u64::from(rows),
         weights: plan.units.iter().map(bytes).sum(),
         largest_unit: plan.units.iter().map(bytes).max().unwrap_or(0),
     }
@@ -60,7 +65,7 @@ pub(crate) fn divide(
     need: &Frugality,
     chunk: u32,
 ) -> Result<Division> {
-    let base = fixed.activations + fixed.tables + fixed.vectors;
+    let base = fixed.activations + fixed.tables + fixed.vectors + fixed.embedding_rows;
     let least_kv = need.bytes(need.least);
     if let Some(kv) = spec.kv_budget.filter(|kv| *kv < least_kv) {
         let text = format!(
@@ -75,11 +80,12 @@ pub(crate) fn divide(
     if let Some(memory) = spec.memory_budget.filter(|m| *m < least) {
         let text = format!(
             "a memory budget of {memory} bytes is too small: at least {least} are needed \
-             (activations {}, step tables {}, norms {}, kv {}, weight staging {staging}); raise \
+             (activations {}, step tables {}, norms and embedding rows {}, kv {}, weight staging \
+             {staging}); raise \
              --memory-budget, or lower --prefill-chunk",
             fixed.activations,
             fixed.tables,
-            fixed.vectors,
+            fixed.vectors + fixed.embedding_rows,
             least - base - staging
         );
         return Err(Error::new(ErrorKind::OverBudget, "engine/load", text));

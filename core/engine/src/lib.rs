@@ -22,6 +22,9 @@ mod spec;
 mod step;
 mod weights;
 
+#[cfg(test)]
+mod tests;
+
 pub use engine::Engine;
 pub use events::Event;
 pub use spec::{

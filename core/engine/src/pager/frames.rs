@@ -77,6 +77,10 @@ impl Frames {
     pub(crate) fn batch(&self) -> usize {
         (self.ring_total / 2).max(1)
     }
+    /// Frames that the ring misses: lost calls have them.
+    pub(crate) fn ring_misses(&self) -> usize {
+        self.ring_total - self.ring.len().min(self.ring_total)
+    }
     /// Frames of the ring, fewer than asked when others are out.
     pub(crate) fn take_ring(&mut self, count: usize) -> Vec<Frame> {
         let at = self.ring.len().saturating_sub(count);

@@ -135,6 +135,7 @@ impl Pager {
         let landed = self.landing(session, to)?;
         self.cut(session, landed)?;
         self.tell(Ask::Rewind { session, to: landed });
+        self.mend_ring();
         Ok(landed)
     }
 

@@ -380,7 +380,21 @@ impl Pager {
             .map(|(ticket, _)| *ticket)
             .collect();
         for ticket in rings {
-            self.frames.give_ring(self.ghost_frames.remove(&ticket).unwrap_or_default());
+            for frame in self.ghost_frames.remove(&ticket).unwrap_or_default() {
+                self.frames.give(frame);
+            }
+        }
+    }
+
+    /// Frames for the ring in place of those that lost calls have, as far as there are any.
+    /// *Caller*: no work and no load is left.
+    pub(super) fn mend_ring(&mut self) {
+        self.settle_ghosts();
+        while self.frames.ring_misses() > 0 {
+            match self.free_frame() {
+                Ok(frame) => self.frames.give_ring([frame]),
+                Err(_none) => return,
+            }
         }
     }
 }

@@ -1,0 +1,228 @@
+//! Doubles: a strategy whose store keeps pages in memory and fails as told, and a policy that keeps
+//! the layers it is told to.
+
+use kvern_contract::{
+    Commit, Error, ErrorKind, Found, HostRef, KvCapabilities, KvDescription, KvEncoding, KvPolicy,
+    KvReport, KvStore, KvStrategy, KvWindow, OffloadDescription, OffloadPolicy, Opened, Options,
+    Origin, PageKey, PageLoad, PageRef, PageTag, Placed, Placement, PlanAsk, PolicyAsk, Prefix,
+    Result, SessionId, StoreSpec, Threshold, Tier, TokenIndex, Unit, Verdict,
+};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// What goes wrong with the n-th page that is loaded, counted from 1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fault {
+    Flip,
+    OtherPage,
+    OldTag,
+    Missing,
+    Refuse,
+    Unwritten,
+    Sleep(Duration),
+    Never,
+    Panic,
+}
+
+/// A strategy of these tests.
+#[derive(Clone)]
+pub(super) struct Keep {
+    pub has_store: bool,
+    pub cold: Option<(KvEncoding, u64)>,
+    pub window: Option<KvWindow>,
+    pub faults: Vec<(u64, Fault)>,
+    /// Whether `store` says that there is no space, from the n-th page on.
+    pub full_after: Option<u64>,
+    pub loads: Arc<Mutex<u64>>,
+}
+
+impl Keep {
+    pub(super) fn resident() -> Self {
+        Keep {
+            has_store: false,
+            cold: None,
+            window: None,
+            faults: Vec::new(),
+            full_after: None,
+            loads: Arc::default(),
+        }
+    }
+    pub(super) fn store() -> Self {
+        Keep { has_store: true, ..Keep::resident() }
+    }
+    pub(super) fn with(faults: &[(u64, Fault)]) -> Self {
+        Keep { faults: faults.to_vec(), ..Keep::store() }
+    }
+}
+
+impl KvStrategy for Keep {
+    fn describe(&self) -> KvDescription {
+        let word = |s: &str| s.to_string();
+        KvDescription {
+            name: word("test-keep"),
+            version: word("0"),
+            persistence_format: word("memory"),
+            residency_mode: word("buffered-tail"),
+            window_policy: word("full-history"),
+            cold_tier_encoding: word("full-precision"),
+            cold_store_format: None,
+            eviction_policy: None,
+            capabilities: KvCapabilities {
+                exact: self.cold.is_none() && self.window.is_none(),
+                store: self.has_store,
+                ..KvCapabilities::default()
+            },
+            options: Options::new(),
+        }
+    }
+    fn policy(&self, ask: &PolicyAsk) -> Result<KvPolicy> {
+        let (cold, cold_after) = self.cold.unwrap_or((ask.shape.hot, 0));
+        let flush = Threshold { tokens: Some(128), bytes: None };
+        Ok(KvPolicy {
+            policy_id: "test".into(),
+            flush: self.has_store.then_some(flush),
+            retain: Threshold { tokens: Some(cold_after), bytes: None },
+            window: self.window,
+            keep_rows: None,
+            cold,
+            cold_after,
+            store_partial: false,
+        })
+    }
+    fn open(&mut self, _: &StoreSpec, _: HostRef) -> Result<Opened> {
+        let store: Option<Box<dyn KvStore>> = match self.has_store {
+            true => Some(Box::new(Memory { keep: self.clone(), ..Memory::new(self) })),
+            false => None,
+        };
+        Ok(Opened { store, attentive: None, codec: None })
+    }
+}
+
+struct Memory {
+    keep: Keep,
+    pages: BTreeMap<PageKey, (PageTag, Vec<u8>)>,
+    stored: u64,
+}
+
+impl Memory {
+    fn new(keep: &Keep) -> Self {
+        Memory { keep: keep.clone(), pages: BTreeMap::new(), stored: 0 }
+    }
+    fn fault(&self) -> Option<Fault> {
+        let mut loads = self.keep.loads.lock().expect("loads");
+        *loads += 1;
+        self.keep.faults.iter().find(|(at, _)| at == &*loads).map(|(_, fault)| *fault)
+    }
+}
+
+impl KvStore for Memory {
+    fn find(&mut self, prompts: &[Prefix<'_>]) -> Result<Vec<Found>> {
+        let nothing =
+            Found { id: Default::default(), tokens: 0, bytes: 0, cost: None, note: Vec::new() };
+        Ok(vec![nothing; prompts.len()])
+    }
+    fn begin(&mut self, _: SessionId, _: Origin) -> Result<()> {
+        Ok(())
+    }
+    fn store(&mut self, pages: &[PageRef<'_>]) -> Result<()> {
+        if self.keep.full_after.is_some_and(|most| self.stored >= most) {
+            let text = "the double has no space left";
+            return Err(Error::new(ErrorKind::OutOfSpace, "kv/store", text));
+        }
+        for page in pages {
+            self.stored += 1;
+            self.pages.insert(page.key, (page.tag, page.bytes.to_vec()));
+        }
+        Ok(())
+    }
+    fn load(&mut self, pages: &mut [PageLoad<'_>], _: Duration) -> Result<()> {
+        for page in pages {
+            let Some((mut tag, mut bytes)) = self.pages.get(&page.key).cloned() else { continue };
+            match self.fault() {
+                None => (),
+                Some(Fault::Flip) => bytes[1000] ^= 8,
+                Some(Fault::OtherPage) => {
+                    let other = self.pages.iter().find(|(key, _)| **key != page.key);
+                    (tag, bytes) = other.map(|(_, v)| v.clone()).expect("another page");
+                }
+                Some(Fault::OldTag) => tag.chain.0[3] ^= 1,
+                Some(Fault::Missing) => continue,
+                Some(Fault::Refuse) => {
+                    return Err(Error::new(ErrorKind::Io, "kv/load", "the double refuses"));
+                }
+                Some(Fault::Unwritten) => bytes.truncate(0),
+                Some(Fault::Sleep(time)) => std::thread::sleep(time),
+                Some(Fault::Never) => loop {
+                    std::thread::sleep(Duration::from_secs(1));
+                },
+                Some(Fault::Panic) => panic!("the double panics"),
+            }
+            page.into[..bytes.len()].copy_from_slice(&bytes);
+            page.verdict = Verdict::Filled { tag };
+        }
+        Ok(())
+    }
+    fn commit(&mut self, _: &[Commit<'_>]) -> Result<()> {
+        Ok(())
+    }
+    fn rewind(&mut self, session: SessionId, to: TokenIndex) -> Result<TokenIndex> {
+        self.pages.retain(|k, (tag, _)| k.session != session || tag.first + 64 <= to);
+        Ok(to)
+    }
+    fn flush(&mut self, _: SessionId) -> Result<()> {
+        Ok(())
+    }
+    fn end(&mut self, session: SessionId, _: bool) -> Result<()> {
+        self.pages.retain(|k, _| k.session != session);
+        Ok(())
+    }
+    fn maintain(&mut self, _: Duration) -> Result<()> {
+        Ok(())
+    }
+    fn report(&self) -> KvReport {
+        KvReport { persisted_artifact_count: self.pages.len() as u64, ..KvReport::default() }
+    }
+}
+
+/// A policy that keeps the layers it is told to, and the head if told to.
+pub(super) struct Policy {
+    pub layers: Option<Vec<u32>>,
+    pub head: bool,
+    pub read_ahead: u32,
+    pub seen: Arc<Mutex<Vec<Unit>>>,
+}
+
+impl Policy {
+    pub(super) fn everything() -> Self {
+        Policy { layers: None, head: true, read_ahead: 1, seen: Arc::default() }
+    }
+}
+
+impl OffloadPolicy for Policy {
+    fn describe(&self) -> OffloadDescription {
+        OffloadDescription {
+            name: "test-policy".into(),
+            version: "0".into(),
+            options: Options::new(),
+            observes: false,
+        }
+    }
+    fn plan(&self, ask: &PlanAsk) -> Result<Placement> {
+        *self.seen.lock().expect("units") = ask.units.clone();
+        let place = |unit: &Unit| {
+            let stays = match (unit.layer, &self.layers) {
+                (None, _) => self.head,
+                (Some(_), None) => true,
+                (Some(layer), Some(layers)) => layers.contains(&layer.0),
+            };
+            let tier = if stays { Tier::Host } else { Tier::Disk };
+            Placed { unit: unit.id, tier, reason: "told so".into() }
+        };
+        Ok(Placement {
+            units: ask.units.iter().map(place).collect(),
+            expert_cache_bytes: 0,
+            read_ahead_units: self.read_ahead,
+        })
+    }
+}

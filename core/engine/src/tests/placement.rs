@@ -1,0 +1,75 @@
+//! Weights that stay, weights that stream, and budgets: the same bits, or a refusal that says why.
+
+use super::doubles::Policy;
+use super::{Setup, bits, prose};
+use std::sync::Arc;
+
+fn policy(layers: &[u32], head: bool, read_ahead: u32) -> Box<Policy> {
+    Box::new(Policy { layers: Some(layers.to_vec()), head, read_ahead, seen: Arc::default() })
+}
+
+#[test]
+fn every_placement_gives_the_bits_of_everything_in_memory() {
+    let ids = prose(150);
+    let want = bits(&mut Setup::default().load().expect("it loads"), &ids).expect("it scores");
+    for head in [true, false] {
+        for layers in [&[0, 1, 2, 3, 4, 5][..], &[], &[0, 1], &[3, 4, 5], &[1, 4]] {
+            for read_ahead in [0, 1] {
+                let offload = policy(layers, head, read_ahead);
+                let mut engine =
+                    Setup { offload, chunk: 64, ..Setup::default() }.load().expect("it loads");
+                let got = bits(&mut engine, &ids).expect("it scores");
+                assert!(got == want, "layers {layers:?}, head {head}, ahead {read_ahead}");
+                let facts = engine.facts().placement;
+                assert_eq!(facts.indices, layers);
+                assert_eq!(facts.streamed_bytes == 0, head && layers.len() == 6);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_untied_embedding_that_stays_on_disk_is_read_row_by_row() {
+    let model = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/fixtures/models/llama-base");
+    let ids: Vec<u32> = (0..100).map(|i| (i * 37) % 320).collect();
+    let plain = Setup { model: model.clone(), ..Setup::default() };
+    let want = bits(&mut plain.load().expect("it loads"), &ids).expect("it scores");
+    let offload = policy(&[2], false, 1);
+    let mut engine = Setup { model, offload, ..Setup::default() }.load().expect("it loads");
+    assert!(bits(&mut engine, &ids).expect("it scores") == want);
+}
+
+#[test]
+fn streamed_weights_are_read_once_a_sweep() {
+    let offload = policy(&[0, 1, 2], true, 1);
+    let mut engine = Setup { offload, chunk: 50, ..Setup::default() }.load().expect("it loads");
+    let streamed = engine.facts().placement.streamed_bytes;
+    let before = engine.facts().storage.bytes_read;
+    bits(&mut engine, &prose(150)).expect("it scores");
+    let after = engine.facts().storage.bytes_read;
+    assert_eq!(after - before, 3 * streamed, "three sweeps");
+}
+
+#[test]
+fn a_memory_budget_that_cannot_work_says_what_is_needed_and_that_much_works() {
+    let short = Setup { memory_budget: Some(1024), context: Some(256), ..Setup::default() }.load();
+    let said = short.err().expect("too small").to_string();
+    assert!(said.contains("1024 bytes is too small"), "{said}");
+    let least: u64 = said
+        .split("at least ")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next())
+        .and_then(|word| word.parse().ok())
+        .expect("a figure");
+    let offload = policy(&[], false, 1);
+    let setup =
+        Setup { memory_budget: Some(least), context: Some(256), offload, ..Setup::default() };
+    let mut engine = setup.load().expect("the least is enough");
+    bits(&mut engine, &prose(200)).expect("it scores");
+    let facts = engine.facts();
+    assert!(facts.budget_peak <= least, "{} of {least}", facts.budget_peak);
+    let everything = Setup { memory_budget: Some(least), context: Some(256), ..Setup::default() };
+    let said = everything.load().err().expect("weights do not fit").to_string();
+    assert!(said.contains("more than the"), "{said}");
+}
