@@ -12,7 +12,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Most bytes of one operation: long enough for a drive's full rate, short enough to spread over the threads.
-pub const PIECE_BYTES: usize = 8 << 20;
+const PIECE_BYTES: usize = 8 << 20;
+
+/// Most bytes of one read that goes through memory of its own.
+const OWNED_BYTES: usize = 1 << 20;
 
 /// Threads that sleep in `pread` and `pwrite`. A request is cut into pieces of at most 8 MiB, which all threads
 /// share; short answers of the kernel are completed in a loop.
@@ -103,7 +106,7 @@ impl PreadPool {
                     read.done = file.read(&self.meter, read.offset, read.into);
                 }
                 Ok(file) => {
-                    for (at, bytes) in cuts(read.into.len()) {
+                    for (at, bytes) in cuts(read.into.len(), OWNED_BYTES) {
                         let offset = read.offset.saturating_add(at as u64);
                         let task = Task::ReadOwned { bytes };
                         pieces.push(Piece { file: file.clone(), offset, request, at, task });
@@ -120,6 +123,7 @@ impl PreadPool {
                 match answer.done {
                     Ok(Some(own)) => {
                         read.into[answer.at..answer.at + own.len()].copy_from_slice(&own);
+                        self.queue.recycle(own);
                     }
                     Ok(None) => {}
                     Err(error) => read.done = Err(error),
@@ -144,8 +148,8 @@ impl PreadPool {
 }
 
 /// Start and length of each piece of a request.
-fn cuts(bytes: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..bytes).step_by(PIECE_BYTES).map(move |at| (at, PIECE_BYTES.min(bytes - at)))
+fn cuts(bytes: usize, piece: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..bytes).step_by(piece).map(move |at| (at, piece.min(bytes - at)))
 }
 
 /// When `within` ends; `None` for ever.
@@ -181,7 +185,7 @@ impl Storage for PreadPool {
         let mut pieces = Vec::new();
         for (request, write) in writes.iter().enumerate() {
             let file = self.file("storage/write", write.file)?;
-            for (at, bytes) in cuts(write.bytes.len()) {
+            for (at, bytes) in cuts(write.bytes.len(), PIECE_BYTES) {
                 let part = &write.bytes[at..at + bytes];
                 let task = match until {
                     Some(_) => Task::WriteOwned(part.to_vec()),

@@ -151,7 +151,13 @@ struct Waiting {
 pub(crate) struct Queue {
     waiting: Mutex<Waiting>,
     arrived: Condvar,
+    /// Memory of finished reads, used again: fresh memory costs more than the copy out of it.
+    spare: Mutex<Vec<Vec<u8>>>,
 }
+
+/// Most buffers that wait to be used again; with pieces of 1 MiB, 8 MiB.
+const SPARE_BUFFERS: usize = 8;
+
 impl Queue {
     /// Queues the pieces of one batch.
     pub(crate) fn submit(&self, pieces: Vec<Piece>) -> Arc<Batch> {
@@ -172,6 +178,13 @@ impl Queue {
         }
         batch
     }
+    /// Takes the memory of a read back, once its bytes were copied.
+    pub(crate) fn recycle(&self, own: Vec<u8>) {
+        let mut spare = lock(&self.spare);
+        if spare.len() < SPARE_BUFFERS {
+            spare.push(own);
+        }
+    }
     /// Lets the workers go once the queue is empty.
     pub(crate) fn stop(&self) {
         lock(&self.waiting).stopped = true;
@@ -191,7 +204,7 @@ impl Queue {
                 waiting = self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner);
             };
             drop(waiting);
-            finish(next, meter);
+            self.finish(next, meter);
         }
     }
     /// Takes pieces until there are none.
@@ -199,24 +212,27 @@ impl Queue {
         loop {
             let next = lock(&self.waiting).pieces.pop_front();
             let Some(next) = next else { return };
-            finish(next, meter);
+            self.finish(next, meter);
+        }
+    }
+    fn finish(&self, (piece, mut ticket): (Piece, Ticket), meter: &Meter) {
+        // A given-up batch has owned pieces only, and nobody to answer.
+        if !ticket.batch.given_up.load(Relaxed) {
+            let spare = match piece.task {
+                Task::ReadOwned { .. } => lock(&self.spare).pop().unwrap_or_default(),
+                _ => Vec::new(),
+            };
+            let done = run(piece, spare, meter);
+            ticket.answer(done);
         }
     }
 }
 
-fn finish((piece, mut ticket): (Piece, Ticket), meter: &Meter) {
-    // A given-up batch has owned pieces only, and nobody to answer.
-    if !ticket.batch.given_up.load(Relaxed) {
-        let done = run(piece, meter);
-        ticket.answer(done);
-    }
-}
-
-fn run(piece: Piece, meter: &Meter) -> Result<Option<Vec<u8>>> {
+fn run(piece: Piece, mut own: Vec<u8>, meter: &Meter) -> Result<Option<Vec<u8>>> {
     let Piece { file, offset, task, .. } = piece;
     match task {
         Task::ReadOwned { bytes } => {
-            let mut own = vec![0; bytes];
+            own.resize(bytes, 0);
             file.read(meter, offset, &mut own)?;
             Ok(Some(own))
         }
