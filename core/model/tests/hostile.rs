@@ -123,10 +123,10 @@ proptest! {
         let tokenizer = include_bytes!("../../../host/kvern/embedded/tiny-austen/tokenizer.json");
         let changed = mutate(tokenizer, &changes);
         let files = TextFiles { tokenizer: &changed, tokenizer_config: None, chat_template: None };
-        if let Ok(text) = Text::parse("x", &files, 4096) {
-            if let Ok(ids) = text.encode("It was a truth, 1813.") {
-                let _ = text.decode(&ids, true);
-            }
+        if let Ok(text) = Text::parse("x", &files, 4096)
+            && let Ok(ids) = text.encode("It was a truth, 1813.")
+        {
+            let _ = text.decode(&ids, true);
         }
     }
 }

@@ -175,6 +175,65 @@ fn a_directory_that_holds_something_is_never_written_to() {
     assert!(import_gguf(&dir.path().join("absent"), &dir.path().join("o")).is_err());
 }
 
+/// The fixture with one more tensor, in f32, behind the others.
+fn with_tensor(name: &str, values: &[f32]) -> Vec<u8> {
+    let info =
+        |bytes: &[u8]| [&(name.len() as u64).to_le_bytes()[..], name.as_bytes(), bytes].concat();
+    // The last info of the header ends where its tensor's name, sizes, type and offset do; padding follows.
+    let last = b"blk.0.ffn_down.weight";
+    let end =
+        GGUF.windows(last.len()).rposition(|w| w == last).unwrap() + last.len() + 4 + 16 + 4 + 8;
+    let start = end.next_multiple_of(32);
+    let data = (GGUF.len() - start).next_multiple_of(32);
+    let more = info(
+        &[
+            &1u32.to_le_bytes()[..],
+            &(values.len() as u64).to_le_bytes(),
+            &0u32.to_le_bytes(),
+            &(data as u64).to_le_bytes(),
+        ]
+        .concat(),
+    );
+    let mut bytes = [&GGUF[..end], &more].concat();
+    bytes[8..16].copy_from_slice(&13u64.to_le_bytes());
+    bytes.resize(bytes.len().next_multiple_of(32), 0);
+    bytes.extend(&GGUF[start..]);
+    bytes.resize(bytes.len().next_multiple_of(32), 0);
+    bytes.extend(values.iter().flat_map(|x| x.to_le_bytes()));
+    bytes
+}
+
+#[test]
+fn factors_of_long_contexts_become_the_rule_behind_them() {
+    // As converters write them for theta 50000 (the fixture's), 32 frequencies, factor 8 and 8192 tokens.
+    let one = |i: i32| {
+        let wavelength = 2.0 * std::f32::consts::PI * 50000f32.powf(i as f32 / 32.0);
+        let share = ((8192.0 / wavelength - 1.0) / 3.0).clamp(0.0, 1.0);
+        1.0 / ((1.0 - share) / 8.0 + share)
+    };
+    let mut factors: Vec<f32> = (0..32).map(one).collect();
+    let (_dir, output, imported) = import(&with_tensor("rope_freqs.weight", &factors));
+    imported.unwrap();
+    let kind = Model::open(&output).unwrap().config().rope.kind.clone();
+    let expected = kvern_model::RopeKind::Llama3 {
+        factor: 8.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_max_position_embeddings: 8192,
+    };
+    assert_eq!(kind, expected);
+    factors[20] *= 1.1;
+    let (dir, _, imported) = import(&with_tensor("rope_freqs.weight", &factors));
+    assert!(
+        imported.unwrap_err().message.contains("rope_freqs.weight holds factors of no known rule")
+    );
+    check_clean(dir.path());
+    let (_dir, _, imported) = import(&with_tensor("rope_freqs.weight", &factors[1..]));
+    assert!(imported.unwrap_err().message.contains("is [31], expected [32] in F32"));
+    let (_dir, _, imported) = import(&with_tensor("blk.0.attn_q.weight", &factors));
+    assert!(imported.unwrap_err().message.contains("two tensors have one name"));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 

@@ -1,9 +1,11 @@
 //! From GGUF's keys and tensor names to those of a Hugging Face llama.
 
-use super::read::{Header, Source, Value, names};
+use super::read::{Header, Source, Value};
+use super::rope;
 use crate::error::{damaged, unsupported};
 use kvern_contract::Result;
 use serde_json::{Map, Value as Json, json};
+use std::fs::File;
 
 const OPERATION: &str = "model/gguf";
 
@@ -16,7 +18,7 @@ pub(super) struct Renamed<'a> {
 }
 
 /// `config.json` of a file, and all its tensors under their new names.
-pub(super) fn convert(header: &Header) -> Result<(Json, Vec<Renamed<'_>>)> {
+pub(super) fn convert<'a>(header: &'a Header, file: &File) -> Result<(Json, Vec<Renamed<'a>>)> {
     let architecture = header.text("general.architecture").unwrap_or("(none named)");
     if architecture != "llama" {
         let message = format!("architecture {architecture} is unknown; known: llama");
@@ -44,7 +46,7 @@ pub(super) fn convert(header: &Header) -> Result<(Json, Vec<Renamed<'_>>)> {
         return Err(damaged(OPERATION, "tensor token_embd.weight is missing"));
     };
     let has = |name: &str| header.tensors.contains_key(name);
-    let rope = rope(header, head_dim)?;
+    let rope = rope::convert(header, file, head_dim)?;
     let token = |key: &str| header.count(&format!("tokenizer.ggml.{key}_token_id"));
     let config = json!({
         "architectures": ["LlamaForCausalLM"],
@@ -84,19 +86,18 @@ pub(super) fn generation(config: &Json) -> Json {
 
 fn rename(header: &Header, heads: u32, kv_heads: u32) -> Result<Vec<Renamed<'_>>> {
     let mut all = Vec::new();
-    for name in names(header) {
-        let new = match name {
+    for (name, source) in &header.tensors {
+        let new = match name.as_str() {
             "token_embd.weight" => Some(("model.embed_tokens.weight".into(), 0)),
             "output_norm.weight" => Some(("model.norm.weight".into(), 0)),
             "output.weight" => Some(("lm_head.weight".into(), 0)),
-            "rope_freqs.weight" => continue,
+            rope::FACTORS => continue,
             _ => layer_name(name, heads, kv_heads),
         };
         let Some((new, heads)) = new else {
             let message = format!("tensor {name} is none of a llama's");
             return Err(unsupported(OPERATION, message));
         };
-        let source = &header.tensors[name];
         let rows = source.shape[0];
         if heads > 0 && !rows.is_multiple_of(2 * u64::from(heads)) {
             let message = format!(
@@ -131,30 +132,6 @@ fn layer_name(name: &str, heads: u32, kv_heads: u32) -> Option<(String, u32)> {
     Some((format!("model.layers.{layer}.{part}.{ending}"), heads))
 }
 
-fn rope(header: &Header, head_dim: u32) -> Result<Json> {
-    let theta = header.number("llama.rope.freq_base").unwrap_or(10000.0);
-    let kind = header.text("llama.rope.scaling.type").unwrap_or("none");
-    let factor = header.number("llama.rope.scaling.factor");
-    if header.tensors.contains_key("rope_freqs.weight") {
-        let message = format!(
-            "tensor rope_freqs.weight holds {} rope factors, and no rule in the file names them; take the model from its Hugging Face directory",
-            head_dim / 2
-        );
-        return Err(unsupported(OPERATION, message));
-    }
-    match (kind, factor) {
-        ("none", _) => Ok(json!({"rope_type": "default", "rope_theta": shortest(theta)})),
-        ("linear", Some(factor)) => {
-            let factor = shortest(factor);
-            Ok(json!({"rope_type": "linear", "rope_theta": shortest(theta), "factor": factor}))
-        }
-        (other, _) => {
-            let message = format!("rope scaling '{other}' is unknown; known: none, linear");
-            Err(unsupported(OPERATION, message))
-        }
-    }
-}
-
 fn count(header: &Header, key: &str) -> Result<u32> {
     let wrong = || damaged(OPERATION, format!("{key} is missing or no count"));
     header.count(key).filter(|n| *n > 0).ok_or_else(wrong)
@@ -165,7 +142,7 @@ fn number(header: &Header, key: &str) -> Result<f32> {
 }
 
 /// The shortest decimal that is this f32, so that 1e-5 is written as itself.
-fn shortest(x: f32) -> Json {
+pub(super) fn shortest(x: f32) -> Json {
     let text = format!("{x:?}");
     text.parse::<f64>().map_or(Json::Null, |x| json!(x))
 }

@@ -115,34 +115,24 @@ impl Encoding {
             Encoding::Bf16 => out[0] = bf16::from_le_bytes([block[0], block[1]]).to_f32(),
             Encoding::Q4_0 => {
                 let (d, packed) = (half_at(block, 0), &block[2..]);
-                for i in 0..32 {
-                    out[i] = d * f32::from(nibble(packed, i) as i8 - 8);
-                }
+                each(out, |i| d * f32::from(nibble(packed, i) as i8 - 8));
             }
             Encoding::Q4_1 => {
                 let (d, m, packed) = (half_at(block, 0), half_at(block, 2), &block[4..]);
-                for i in 0..32 {
-                    out[i] = d * f32::from(nibble(packed, i)) + m;
-                }
+                each(out, |i| d * f32::from(nibble(packed, i)) + m);
             }
             Encoding::Q5_0 => {
                 let (d, high, packed) = (half_at(block, 0), &block[2..6], &block[6..]);
-                for i in 0..32 {
-                    out[i] = d * f32::from((nibble(packed, i) | bit(high, i) << 4) as i8 - 16);
-                }
+                each(out, |i| d * f32::from((nibble(packed, i) | bit(high, i) << 4) as i8 - 16));
             }
             Encoding::Q5_1 => {
                 let (d, m) = (half_at(block, 0), half_at(block, 2));
                 let (high, packed) = (&block[4..8], &block[8..]);
-                for i in 0..32 {
-                    out[i] = d * f32::from(nibble(packed, i) | bit(high, i) << 4) + m;
-                }
+                each(out, |i| d * f32::from(nibble(packed, i) | bit(high, i) << 4) + m);
             }
             Encoding::Q8_0 => {
                 let d = half_at(block, 0);
-                for i in 0..32 {
-                    out[i] = f32::from(block[2 + i] as i8) * d;
-                }
+                each(out, |i| f32::from(block[2 + i] as i8) * d);
             }
             Encoding::Q4K => unpack_k(block, &[], &block[16..], out),
             Encoding::Q5K => unpack_k(block, &block[16..48], &block[48..], out),
@@ -182,6 +172,11 @@ fn unpack_6k(block: &[u8], out: &mut [f32; 256]) {
         let scale = d * f32::from(scales[i / 16] as i8);
         *value = scale * f32::from((four | two << 4) as i8 - 32);
     }
+}
+
+/// Fills the 32 elements of a small block.
+fn each(out: &mut [f32; 256], value: impl Fn(usize) -> f32) {
+    out.iter_mut().take(32).enumerate().for_each(|(i, x)| *x = value(i));
 }
 
 fn half_at(block: &[u8], at: usize) -> f32 {

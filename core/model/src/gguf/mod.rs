@@ -3,6 +3,7 @@
 mod config;
 mod dequant;
 mod read;
+mod rope;
 mod tokenizer;
 
 use crate::error::io;
@@ -43,7 +44,8 @@ pub struct Imported {
 /// scaling or tokenizer; `Invalid` where `output` is not empty; `Io` and `OutOfSpace` from the system.
 pub fn import_gguf(file: &Path, output: &Path) -> Result<Imported> {
     let header = Header::read(file)?;
-    let (config, tensors) = config::convert(&header)?;
+    let source = File::open(file).map_err(|e| io(OPERATION, file, &e))?;
+    let (config, tensors) = config::convert(&header, &source)?;
     let (tokenizer, words) = tokenizer::convert(&header)?;
     let staged = Staged::begin(OPERATION, output)?;
     let pretty = |json: &serde_json::Value| {
@@ -58,7 +60,6 @@ pub fn import_gguf(file: &Path, output: &Path) -> Result<Imported> {
         .iter()
         .map(|t| Planned { name: t.name.clone(), shape: t.source.shape.clone() })
         .collect();
-    let source = File::open(file).map_err(|e| io(OPERATION, file, &e))?;
     let path = staged.path().join("model.safetensors");
     let bytes = write_safetensors(OPERATION, &path, &planned, &mut |number, out| {
         unpack(&source, file, &tensors[number], out)

@@ -3,7 +3,7 @@
 use super::dequant::Encoding;
 use crate::error::{damaged, io, unsupported};
 use kvern_contract::Result;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
@@ -281,9 +281,4 @@ impl<R: Read> Reader<R> {
     fn wrong(&self, message: String) -> kvern_contract::Error {
         damaged(OPERATION, format!("{}: {message}", self.name))
     }
-}
-
-/// The names of a header's tensors, for the check that none is left over.
-pub(super) fn names(header: &Header) -> BTreeSet<&str> {
-    header.tensors.keys().map(String::as_str).collect()
 }
