@@ -56,8 +56,8 @@ impl<'a> Fields<'a> {
         let count = self.u32()? as usize;
         self.take(count)
     }
-    /// A count of items of `each` bytes that follow. *Errors* Damaged: more than the payload has room for, so
-    /// that a wrong count never becomes an allocation.
+    /// A count of items of `each` bytes that follow. *Errors* Damaged: more than the payload has
+    /// room for, so that a wrong count never becomes an allocation.
     pub fn count(&mut self, each: usize) -> Result<usize> {
         let count = self.u64()?;
         let room = (self.0.len() / each.max(1)) as u64;

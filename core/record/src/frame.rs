@@ -1,7 +1,7 @@
 //! The form of one record: magic u32, length u32, checksum u64, payload; little endian.
 //!
-//! The checksum covers the record's own offset and length before the payload, so that an old record that lies
-//! elsewhere, whole or in part, is nothing.
+//! The checksum covers the record's own offset and length before the payload, so that an old record
+//! that lies elsewhere, whole or in part, is nothing.
 
 use crc_fast::{CrcAlgorithm, Digest};
 use kvern_contract::{Error, ErrorKind, Result};
@@ -41,7 +41,8 @@ pub fn write_record(offset: u64, payload: &[u8]) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// Length of the payload that a header promises, if it is a header: 1 to [`RECORD_BYTES_MAX`] bytes.
+/// Length of the payload that a header promises, if it is a header: 1 to [`RECORD_BYTES_MAX`]
+/// bytes.
 pub(crate) fn payload_bytes(header: &[u8; HEADER_BYTES]) -> Option<usize> {
     let word = |at: usize| {
         u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
@@ -50,8 +51,8 @@ pub(crate) fn payload_bytes(header: &[u8; HEADER_BYTES]) -> Option<usize> {
     (word(0) == MAGIC && (1..=RECORD_BYTES_MAX).contains(&bytes)).then_some(bytes)
 }
 
-/// The payload of the record that starts `bytes`, which lie at `offset` in their file; `None` unless it is whole
-/// and as it was written there.
+/// The payload of the record that starts `bytes`, which lie at `offset` in their file; `None`
+/// unless it is whole and as it was written there.
 pub fn read_record(offset: u64, bytes: &[u8]) -> Option<&[u8]> {
     let header: &[u8; HEADER_BYTES] = bytes.first_chunk()?;
     let payload = bytes.get(HEADER_BYTES..HEADER_BYTES + payload_bytes(header)?)?;

@@ -1,4 +1,5 @@
-//! Whose root this is: named parts, published before anything else, compared whenever the root is opened.
+//! Whose root this is: named parts, published before anything else, compared whenever the root is
+//! opened.
 
 use crate::fields::{Fields, put_bytes, put_u32};
 use crate::frame::{HEADER_BYTES, read_record, write_record};
@@ -10,16 +11,18 @@ const NAME: &str = "identity";
 /// An identity is a handful of short parts; a longer file is damage.
 const IDENTITY_BYTES_MAX: u64 = 1 << 20;
 
-/// Makes the root that of `parts`, or finds that it is. Publishes `identity` if the root is empty and
-/// `read_only` is off; answers whether it did. The caller opens its own files afterwards.
-/// *Errors* Mismatch: names the first part that differs and both values; Damaged: the file cannot be read, or
-/// the root has files and no identity; NotFound: an empty root, opened read-only; Io, OutOfSpace.
+/// Makes the root that of `parts`, or finds that it is. Publishes `identity` if the root is empty
+/// and `read_only` is off; answers whether it did. The caller opens its own files afterwards.
+/// *Errors* Mismatch: names the first part that differs and both values; Damaged: the file cannot
+/// be read, or the root has files and no identity; NotFound: an empty root, opened read-only; Io,
+/// OutOfSpace.
 pub fn claim_identity(host: &HostRef, parts: &[(String, String)], read_only: bool) -> Result<bool> {
     let files = host.list()?;
     let Some((_, bytes)) = files.iter().find(|(name, _)| name == NAME) else {
         if let Some((name, _)) = files.iter().find(|(_, bytes)| *bytes > 0) {
             let text = format!(
-                "the root holds {name} and no {NAME}: it is damaged or not ours; remove it or choose another"
+                "the root holds {name} and no {NAME}: it is damaged or not ours; remove it or \
+                 choose another"
             );
             return Err(Error::new(ErrorKind::Damaged, "kv/open", text));
         }
@@ -35,7 +38,8 @@ pub fn claim_identity(host: &HostRef, parts: &[(String, String)], read_only: boo
         None => Ok(false),
         Some((part, theirs, ours)) => {
             let text = format!(
-                "the root belongs to another {part}: it says {theirs}, this run {ours}; choose another root"
+                "the root belongs to another {part}: it says {theirs}, this run {ours}; choose \
+                 another root"
             );
             let mut error = Error::new(ErrorKind::Mismatch, "kv/open", text);
             error.context.push(("part".into(), part));

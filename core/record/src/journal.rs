@@ -10,10 +10,11 @@ const WINDOW_BYTES: usize = 1 << 20;
 /// A journal that is open.
 ///
 /// 1. Every record before `tail` is whole and durable; whatever lies behind is overwritten.
-/// 2. A record is appended only after the one before is durable. So a cut leaves at most one in doubt.
-/// 3. After a sync that failed, nothing is appended: the system may have dropped what it could not write and
-///    still show it to readers. Opening writes the last record again, the same bytes, and syncs, so that a
-///    record that was only shown is on the drive before another follows it.
+/// 2. A record is appended only after the one before is durable. So a cut leaves at most one in
+///    doubt.
+/// 3. After a sync that failed, nothing is appended: the system may have dropped what it could not
+///    write and still show it to readers. Opening writes the last record again, the same bytes, and
+///    syncs, so that a record that was only shown is on the drive before another follows it.
 pub struct Journal {
     host: HostRef,
     file: FileId,
@@ -23,9 +24,10 @@ pub struct Journal {
     read_only: bool,
 }
 impl Journal {
-    /// Opens `name` under the root (creates it unless `read_only`) and gives every whole record's payload to
-    /// `each`, oldest first. The scan ends at the first record whose magic, length or checksum is off.
-    /// *Errors* what `each` answers; NotFound (read-only, and not there); Io: a read that fails is no end.
+    /// Opens `name` under the root (creates it unless `read_only`) and gives every whole record's
+    /// payload to `each`, oldest first. The scan ends at the first record whose magic, length or
+    /// checksum is off. *Errors* what `each` answers; NotFound (read-only, and not there); Io: a
+    /// read that fails is no end.
     pub fn open(
         host: &HostRef,
         name: &str,
@@ -56,9 +58,9 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Appends a record; durable when it returns. *Errors* OutOfSpace, Io: the record is not there, or will be
-    /// found whole when the root is opened anew; after a failed sync every later append answers Io. Invalid:
-    /// opened read-only, or the payload is too long.
+    /// Appends a record; durable when it returns. *Errors* OutOfSpace, Io: the record is not there,
+    /// or will be found whole when the root is opened anew; after a failed sync every later append
+    /// answers Io. Invalid: opened read-only, or the payload is too long.
     pub fn append(&mut self, payload: &[u8]) -> Result<()> {
         if self.read_only {
             let text = format!("{} is open to read", self.name);

@@ -1,8 +1,8 @@
-//! For authors of kv strategies: checked records, a journal that survives a power cut, and the identity of a
-//! root. Pure over the contract's `Host`: no file is touched but through it.
+//! For authors of kv strategies: checked records, a journal that survives a power cut, and the
+//! identity of a root. Pure over the contract's `Host`: no file is touched but through it.
 //!
-//! The order that survives: write page bytes, sync them, then [`Journal::append`] one record that names them.
-//! What a whole record names is on the drive; a record cut short is nothing.
+//! The order that survives: write page bytes, sync them, then [`Journal::append`] one record that
+//! names them. What a whole record names is on the drive; a record cut short is nothing.
 
 mod fields;
 mod frame;

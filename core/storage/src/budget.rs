@@ -22,8 +22,8 @@ impl Budget {
     pub fn new(limit: Option<u64>) -> Arc<Self> {
         Arc::new(Budget { limit, state: Mutex::default() })
     }
-    /// Takes `bytes` for `holder`, on top of what it has. *Errors* OverBudget: names what was asked, what is
-    /// free, and the holders, largest first; nothing is taken.
+    /// Takes `bytes` for `holder`, on top of what it has. *Errors* OverBudget: names what was
+    /// asked, what is free, and the holders, largest first; nothing is taken.
     pub fn reserve(&self, holder: &str, bytes: u64) -> Result<()> {
         let mut state = lock(&self.state);
         let free = self.limit.unwrap_or(u64::MAX).saturating_sub(state.used);
@@ -87,7 +87,8 @@ fn refusal(
         held.iter().map(|(name, bytes)| format!("{name} {}", human(*bytes))).collect();
     let list = if list.is_empty() { "nothing".into() } else { list.join(", ") };
     let text = format!(
-        "{holder} asked for {} and {} of {} are free; held: {list}; raise the budget or shrink a holder",
+        "{holder} asked for {} and {} of {} are free; held: {list}; raise the \
+         budget or shrink a holder",
         human(asked),
         human(free),
         human(limit)

@@ -47,7 +47,8 @@ pub(crate) fn no_directory(operation: &str, dir: &Path, error: &io::Error) -> Er
 /// A file that ends before the request does.
 pub(crate) fn ends_early(name: &str, offset: u64, asked: u64, got: u64) -> Error {
     let text = format!(
-        "{name} ends early: asked for {asked} bytes at offset {offset}, got {got}; the file is cut short"
+        "{name} ends early: asked for {asked} bytes at offset {offset}, got {got}; the \
+         file is cut short"
     );
     let mut out = Error::new(ErrorKind::Damaged, "storage/read", text);
     for (key, value) in [("offset", offset), ("asked", asked), ("got", got)] {

@@ -30,7 +30,8 @@ pub(crate) struct Gate {
     pub(crate) left: AtomicU32,
 }
 
-/// One open file. Operations under way hold it, so that closing an id never pulls it from under them.
+/// One open file. Operations under way hold it, so that closing an id never pulls it from under
+/// them.
 pub(crate) struct OpenFile {
     body: Body,
     path: PathBuf,
@@ -251,7 +252,8 @@ pub(crate) fn make_directories(operation: &str, dir: &Path) -> Result<()> {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && here.is_dir() => {}
             other => other.map_err(|error| no_directory(operation, dir, &error))?,
         }
-        // Best effort: some file systems refuse to sync a directory, and an empty one promises nothing yet.
+        // Best effort: some file systems refuse to sync a directory, and an empty one promises
+        // nothing yet.
         let _ = sync_directory_of(here, &Meter::default());
     }
     Ok(())
@@ -296,7 +298,8 @@ pub(crate) fn publish(path: &Path, bytes: &[u8], meter: &Meter) -> Result<()> {
     })
 }
 
-/// Regular files of a directory with their lengths, sorted by name; names that are not UTF-8 are not ours.
+/// Regular files of a directory with their lengths, sorted by name; names that are not UTF-8 are
+/// not ours.
 pub(crate) fn list(dir: &Path) -> Result<Vec<(String, u64)>> {
     let read = || -> io::Result<Vec<(String, u64)>> {
         let mut out = Vec::new();

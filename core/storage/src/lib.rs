@@ -1,9 +1,10 @@
-//! How bytes move between memory and disk. Host side only: a plugin reaches it through [`RootHost`], the engine
-//! through [`Storage`]. No plugin links this crate.
+//! How bytes move between memory and disk. Host side only: a plugin reaches it through
+//! [`RootHost`], the engine through [`Storage`]. No plugin links this crate.
 //!
 //! - [`Storage`] is the promise; [`PreadPool`] keeps it with threads that sleep in the kernel.
 //! - [`RootHost`] gives one plugin one directory, and can be taken away from it.
-//! - [`Budget`] is memory as an object with named holders; [`Region`] is memory that is lent in pieces.
+//! - [`Budget`] is memory as an object with named holders; [`Region`] is memory that is lent in
+//!   pieces.
 //! - [`RootLock`] keeps a second process away from a root.
 //! - [`double`] has storages that fail on purpose.
 //!

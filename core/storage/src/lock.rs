@@ -18,8 +18,9 @@ pub struct RootLock {
     dir: PathBuf,
 }
 impl RootLock {
-    /// Creates `dir` (mode 0700) if it is absent and takes the lock in it, `<dir>/lock`, without waiting.
-    /// *Errors* Busy (another process, or another handle of this one, has it), Io, NotFound, OutOfSpace.
+    /// Creates `dir` (mode 0700) if it is absent and takes the lock in it, `<dir>/lock`, without
+    /// waiting. *Errors* Busy (another process, or another handle of this one, has it), Io,
+    /// NotFound, OutOfSpace.
     pub fn take(dir: &Path) -> Result<Self> {
         make_directories("root/lock", dir)?;
         let path = dir.join(LOCK_NAME);
@@ -49,13 +50,14 @@ impl RootLock {
 }
 impl Drop for RootLock {
     fn drop(&mut self) {
-        // Closing the file gives the lock back too; a child that inherited the handle would keep it.
+        // Closing the file gives the lock back too; a child that inherited the handle would keep
+        // it.
         let _ = self.file.unlock();
     }
 }
 
-/// Removes a directory and all in it; one that is not there is fine. Links are removed, not followed.
-/// *Errors* Io, and Invalid for a path without a parent.
+/// Removes a directory and all in it; one that is not there is fine. Links are removed, not
+/// followed. *Errors* Io, and Invalid for a path without a parent.
 pub fn remove_tree(dir: &Path) -> Result<()> {
     if dir.parent().is_none() {
         let text = format!("{} will not be removed: it is no root of ours", dir.display());
@@ -67,7 +69,8 @@ pub fn remove_tree(dir: &Path) -> Result<()> {
     }
 }
 
-/// Bytes of the regular files under a directory, links not followed; what cannot be read counts nothing.
+/// Bytes of the regular files under a directory, links not followed; what cannot be read counts
+/// nothing.
 pub fn tree_bytes(dir: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(dir) else { return 0 };
     let sizes = entries.flatten().map(|entry| match entry.metadata() {

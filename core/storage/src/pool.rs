@@ -11,18 +11,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Most bytes of one operation: long enough for a drive's full rate, short enough to spread over the threads.
+/// Most bytes of one operation: long enough for a drive's full rate, short enough to spread over
+/// the threads.
 const PIECE_BYTES: usize = 8 << 20;
 
 /// Most bytes of one read that goes through memory of its own.
 const OWNED_BYTES: usize = 1 << 20;
 
-/// Threads that sleep in `pread` and `pwrite`. A request is cut into pieces of at most 8 MiB, which all threads
-/// share; short answers of the kernel are completed in a loop.
+/// Threads that sleep in `pread` and `pwrite`. A request is cut into pieces of at most 8 MiB, which
+/// all threads share; short answers of the kernel are completed in a loop.
 ///
-/// A call with a deadline moves bytes through memory of its own, so that an answer that comes late finds nobody
-/// to write to; one without reads and writes the caller's memory directly. An operation that never returns
-/// keeps its thread; the others go on. Dropping the pool lets idle threads go and waits for none.
+/// A call with a deadline moves bytes through memory of its own, so that an answer that comes late
+/// finds nobody to write to; one without reads and writes the caller's memory directly. An
+/// operation that never returns keeps its thread; the others go on. Dropping the pool lets idle
+/// threads go and waits for none.
 pub struct PreadPool {
     files: FileTable,
     meter: Arc<Meter>,
@@ -30,8 +32,8 @@ pub struct PreadPool {
     threads: usize,
 }
 impl PreadPool {
-    /// Starts `threads` threads. Where the system refuses every one, calls run on their caller's thread, and
-    /// deadlines are seen only between pieces.
+    /// Starts `threads` threads. Where the system refuses every one, calls run on their caller's
+    /// thread, and deadlines are seen only between pieces.
     pub fn new(threads: usize) -> Arc<Self> {
         let meter = Arc::new(Meter::default());
         let queue = Arc::new(Queue::default());
@@ -69,7 +71,8 @@ impl PreadPool {
             for part in read.into.chunks_mut(PIECE_BYTES) {
                 let offset = read.offset.saturating_add(at as u64);
                 let bytes = part.len();
-                // SAFETY: this function returns only after every piece has answered, and touches no `into` before.
+                // SAFETY: this function returns only after every piece has answered, and touches no
+                // `into` before.
                 let task = unsafe { Task::read_lent(part) };
                 pieces.push(Piece { file: file.clone(), offset, request, at, task });
                 at += bytes;
@@ -189,7 +192,8 @@ impl Storage for PreadPool {
                 let part = &write.bytes[at..at + bytes];
                 let task = match until {
                     Some(_) => Task::WriteOwned(part.to_vec()),
-                    // SAFETY: without a deadline this call waits below for every piece of the batch.
+                    // SAFETY: without a deadline this call waits below for every piece of the
+                    // batch.
                     None => unsafe { Task::write_shown(part) },
                 };
                 let offset = write.offset.saturating_add(at as u64);
@@ -247,7 +251,8 @@ mod tests {
     use kvern_contract::ErrorKind;
     use std::sync::atomic::Ordering::Relaxed;
 
-    /// Reads from a stuck file until a worker is truly inside the operation; what the last call left.
+    /// Reads from a stuck file until a worker is truly inside the operation; what the last call
+    /// left.
     fn read_stuck(pool: &PreadPool, gate: &Arc<Gate>) -> Vec<u8> {
         let file = pool.files.add(OpenFile::stuck(gate.clone()));
         let mut buffer = vec![0x11; 4096];

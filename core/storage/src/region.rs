@@ -1,7 +1,9 @@
-//! Memory that is lent in pieces: one anonymous mapping, and leases on ranges of it that never overlap.
+//! Memory that is lent in pieces: one anonymous mapping, and leases on ranges of it that never
+//! overlap.
 //!
-//! A lease is the right to write. Whoever reads or writes the same bytes by address (a device that was given the
-//! span) does so only while no lease covers them; that is the engine's schedule, not checked here.
+//! A lease is the right to write. Whoever reads or writes the same bytes by address (a device that
+//! was given the span) does so only while no lease covers them; that is the engine's schedule, not
+//! checked here.
 #![allow(unsafe_code)]
 
 use crate::meter::lock;
@@ -19,7 +21,8 @@ pub struct Region {
     leases: Mutex<BTreeMap<usize, usize>>,
 }
 impl Region {
-    /// Maps `bytes` bytes. Nothing is resident before it is touched. *Errors* Io: the system refused.
+    /// Maps `bytes` bytes. Nothing is resident before it is touched. *Errors* Io: the system
+    /// refused.
     pub fn new(bytes: usize) -> Result<Arc<Self>> {
         let map = MmapMut::map_anon(bytes.max(1)).map_err(|error| {
             let text = format!("cannot map {bytes} bytes of memory: {error}; lower the budget");
@@ -87,7 +90,8 @@ impl Lease {
 impl Deref for Lease {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // SAFETY: inside a live mapping of initialised bytes, and the lease table lends no byte twice.
+        // SAFETY: inside a live mapping of initialised bytes, and the lease table lends no byte
+        // twice.
         unsafe { std::slice::from_raw_parts(self.start(), self.bytes) }
     }
 }

@@ -26,8 +26,8 @@ impl HostSink for NoSink {
     fn log(&self, _: u32, _: &str) {}
 }
 
-/// A file of the root. A closed one stays open in the storage until the host drops, because an `At` that the
-/// plugin returned before may still be read.
+/// A file of the root. A closed one stays open in the storage until the host drops, because an `At`
+/// that the plugin returned before may still be read.
 struct RootFile {
     name: String,
     how: Open,
@@ -40,16 +40,17 @@ struct State {
     /// Calls that are inside the storage now.
     inside: u32,
     files: BTreeMap<FileId, RootFile>,
-    /// Names that are being opened to write; the lock is not held meanwhile, or `revoke` would wait for a drive.
+    /// Names that are being opened to write; the lock is not held meanwhile, or `revoke` would wait
+    /// for a drive.
     opening: Vec<String>,
     reserved: u64,
 }
 
-/// The contract's [`Host`] over one directory. File ids are the storage's own, so the engine reads an `At` with
-/// `Storage::read_batch` and the id that the plugin gave.
+/// The contract's [`Host`] over one directory. File ids are the storage's own, so the engine reads
+/// an `At` with `Storage::read_batch` and the id that the plugin gave.
 ///
-/// Names are one path component; `lock`, and names that begin with a dot, are the host's. Another `open` to
-/// write of a name that is open to write is Busy.
+/// Names are one path component; `lock`, and names that begin with a dot, are the host's. Another
+/// `open` to write of a name that is open to write is Busy.
 pub struct RootHost {
     storage: Arc<dyn Storage>,
     root: PathBuf,
@@ -60,8 +61,8 @@ pub struct RootHost {
     left: Condvar,
 }
 impl RootHost {
-    /// A host for the plugin whose files are under `root`. Touches nothing yet. Reservations are held in
-    /// `budget` under the root's own name.
+    /// A host for the plugin whose files are under `root`. Touches nothing yet. Reservations are
+    /// held in `budget` under the root's own name.
     pub fn new(
         storage: Arc<dyn Storage>,
         root: PathBuf,
@@ -81,8 +82,9 @@ impl RootHost {
         })
     }
 
-    /// Takes the host away: every later call answers Timeout and does nothing. Calls that are inside the
-    /// storage finish; before the root is opened anew, [`RootHost::quiet`] must say that there are none.
+    /// Takes the host away: every later call answers Timeout and does nothing. Calls that are
+    /// inside the storage finish; before the root is opened anew, [`RootHost::quiet`] must say that
+    /// there are none.
     pub fn revoke(&self) {
         lock(&self.state).revoked = true;
     }
@@ -104,8 +106,8 @@ impl RootHost {
         true
     }
 
-    /// The storage's id of a file that this host gave to its plugin, closed since or not: what the engine asks
-    /// before it reads an `At`. *Errors* NotFound: the id names no file of this root.
+    /// The storage's id of a file that this host gave to its plugin, closed since or not: what the
+    /// engine asks before it reads an `At`. *Errors* NotFound: the id names no file of this root.
     pub fn file_of(&self, file: FileId) -> Result<FileId> {
         match lock(&self.state).files.contains_key(&file) {
             true => Ok(file),
@@ -143,8 +145,8 @@ impl RootHost {
         let own = name == LOCK_NAME || name.starts_with('.');
         if name.is_empty() || own || name.contains(['/', '\\', '\0']) || name.len() > 200 {
             let text = format!(
-                "{name:?} is no name for a file of a root: one path component of 1 to 200 bytes, no \
-                 leading dot, not `{LOCK_NAME}`"
+                "{name:?} is no name for a file of a root: one path component of 1 to 200 \
+                 bytes, no leading dot, not `{LOCK_NAME}`"
             );
             return Err(Error::new(ErrorKind::Invalid, operation, text));
         }

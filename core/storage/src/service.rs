@@ -13,8 +13,8 @@ pub enum OpenHow {
     Write,
 }
 
-/// What moved since the service started; counted where the bytes move, so that a read answered from the page
-/// cache counts like any other, and one that was never issued does not.
+/// What moved since the service started; counted where the bytes move, so that a read answered from
+/// the page cache counts like any other, and one that was never issued does not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
     /// Bytes that files gave.
@@ -27,7 +27,8 @@ pub struct Counters {
     pub writes: u64,
     /// Files and directories synced.
     pub syncs: u64,
-    /// Time during which at least one read was under way: `bytes_read / read_time` is the rate that was reached.
+    /// Time during which at least one read was under way: `bytes_read / read_time` is the rate that
+    /// was reached.
     pub read_time: Duration,
     /// Time during which at least one write was under way.
     pub write_time: Duration,
@@ -35,11 +36,11 @@ pub struct Counters {
     pub memory_bytes: u64,
 }
 
-/// File I/O for weights and for plugins. One id space: an id that a [`crate::RootHost`] gave to its plugin is
-/// valid here too. Callable from any thread, at once.
+/// File I/O for weights and for plugins. One id space: an id that a [`crate::RootHost`] gave to its
+/// plugin is valid here too. Callable from any thread, at once.
 pub trait Storage: Send + Sync {
-    /// Opens a file. Opening a path twice gives two ids. *Errors* NotFound, Busy, OutOfSpace, Io; the message
-    /// names the path.
+    /// Opens a file. Opening a path twice gives two ids. *Errors* NotFound, Busy, OutOfSpace, Io;
+    /// the message names the path.
     fn open(&self, path: &Path, how: OpenHow) -> Result<FileId>;
     /// A read-only file whose bytes are in memory already. `name` is for messages.
     fn open_memory(&self, name: &str, bytes: &'static [u8]) -> Result<FileId>;
@@ -47,26 +48,28 @@ pub trait Storage: Send + Sync {
     fn close(&self, file: FileId);
     /// Length of a file in bytes. *Errors* NotFound (no such id), Io.
     fn bytes(&self, file: FileId) -> Result<u64>;
-    /// Names and lengths in bytes of the regular files in a directory, sorted. *Errors* NotFound, Io.
+    /// Names and lengths in bytes of the regular files in a directory, sorted. *Errors* NotFound,
+    /// Io.
     fn list(&self, dir: &Path) -> Result<Vec<(String, u64)>>;
-    /// Reads all, in any order, many in flight; blocks until all are done or `within` has passed. Sets every
-    /// `done`; answers the first error among them. A buffer whose `done` is an error holds no promise, and is
-    /// not written after the call returned. *Errors* NotFound (no such id), Damaged (the file ends before the
-    /// request does: file, offset, asked and got are named, no zeros are made up), Io, Timeout.
-    /// `Duration::MAX` waits for ever and spares a copy.
+    /// Reads all, in any order, many in flight; blocks until all are done or `within` has passed.
+    /// Sets every `done`; answers the first error among them. A buffer whose `done` is an error
+    /// holds no promise, and is not written after the call returned. *Errors* NotFound (no such
+    /// id), Damaged (the file ends before the request does: file, offset, asked and got are named,
+    /// no zeros are made up), Io, Timeout. `Duration::MAX` waits for ever and spares a copy.
     fn read_batch(&self, reads: &mut [FileRead<'_>], within: Duration) -> Result<()>;
-    /// Writes all; past the end it extends the file. Until a `sync`, a power cut leaves any sectors of them.
-    /// *Errors* NotFound, Invalid (opened to read), OutOfSpace, Io, Timeout: any part may be in the file, or,
-    /// after Timeout, may still come.
+    /// Writes all; past the end it extends the file. Until a `sync`, a power cut leaves any sectors
+    /// of them. *Errors* NotFound, Invalid (opened to read), OutOfSpace, Io, Timeout: any part may
+    /// be in the file, or, after Timeout, may still come.
     fn write_batch(&self, writes: &[FileWrite<'_>], within: Duration) -> Result<()>;
-    /// What was written to these files before the call, and the names of those that were created, is durable
-    /// when it returns. *Errors* Io: nothing written since the last sync is, and the file can never be synced
-    /// again under this id.
+    /// What was written to these files before the call, and the names of those that were created,
+    /// is durable when it returns. *Errors* Io: nothing written since the last sync is, and the
+    /// file can never be synced again under this id.
     fn sync(&self, files: &[FileId]) -> Result<()>;
     /// Replaces the file at `path` by `bytes`, whole or not at all, durable when it returns.
     /// *Errors* OutOfSpace, Io.
     fn publish(&self, path: &Path, bytes: &[u8]) -> Result<()>;
-    /// Cuts (or extends with zeros) a file to a length in bytes; durable with a sync. *Errors* as writes.
+    /// Cuts (or extends with zeros) a file to a length in bytes; durable with a sync. *Errors* as
+    /// writes.
     fn truncate(&self, file: FileId, bytes: u64) -> Result<()>;
     /// Removes a file; an open id of it stays readable. *Errors* NotFound, Io.
     fn remove(&self, path: &Path) -> Result<()>;

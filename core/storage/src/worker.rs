@@ -1,7 +1,8 @@
 //! Threads that sleep in the kernel: a queue of pieces, and the batches that wait for them.
 //!
-//! A piece writes either into memory of its own, which the batch's caller copies from while it still waits, or
-//! straight into the caller's memory; then the caller waits without a deadline, so that no write comes late.
+//! A piece writes either into memory of its own, which the batch's caller copies from while it
+//! still waits, or straight into the caller's memory; then the caller waits without a deadline, so
+//! that no write comes late.
 #![allow(unsafe_code)]
 
 use crate::files::OpenFile;
@@ -17,7 +18,8 @@ pub(crate) struct Lent {
     address: *mut u8,
     bytes: usize,
 }
-// SAFETY: the memory is reached by one piece alone, on one thread at a time; the caller that lent it waits.
+// SAFETY: the memory is reached by one piece alone, on one thread at a time; the caller that lent
+// it waits.
 unsafe impl Send for Lent {}
 
 /// Bytes of a caller that waits until every piece of its batch is done.
@@ -56,7 +58,8 @@ impl Task {
     }
 }
 
-/// A piece's answer: which request it belongs to, where in the request, and the bytes if they are its own.
+/// A piece's answer: which request it belongs to, where in the request, and the bytes if they are
+/// its own.
 pub(crate) struct Answer {
     pub(crate) request: usize,
     pub(crate) at: usize,
@@ -77,8 +80,8 @@ pub(crate) struct Batch {
     given_up: AtomicBool,
 }
 impl Batch {
-    /// Answers that came since the last call, waiting for at least one; `None` when all came before, or at
-    /// `until`.
+    /// Answers that came since the last call, waiting for at least one; `None` when all came
+    /// before, or at `until`.
     pub(crate) fn next(&self, until: Option<Instant>) -> Option<Vec<Answer>> {
         let mut progress = lock(&self.progress);
         loop {
@@ -237,7 +240,8 @@ fn run(piece: Piece, mut own: Vec<u8>, meter: &Meter) -> Result<Option<Vec<u8>>>
             Ok(Some(own))
         }
         Task::ReadLent(lent) => {
-            // SAFETY: `read_lent`'s caller keeps the memory alive and untouched until this piece has answered.
+            // SAFETY: `read_lent`'s caller keeps the memory alive and untouched until this piece
+            // has answered.
             let into = unsafe { std::slice::from_raw_parts_mut(lent.address, lent.bytes) };
             file.read(meter, offset, into)?;
             Ok(None)
@@ -247,7 +251,8 @@ fn run(piece: Piece, mut own: Vec<u8>, meter: &Meter) -> Result<Option<Vec<u8>>>
             Ok(None)
         }
         Task::WriteShown(shown) => {
-            // SAFETY: `write_shown`'s caller keeps the bytes alive and unchanged until this piece has answered.
+            // SAFETY: `write_shown`'s caller keeps the bytes alive and unchanged until this piece
+            // has answered.
             let bytes = unsafe { std::slice::from_raw_parts(shown.address, shown.bytes) };
             file.write(meter, offset, bytes)?;
             Ok(None)

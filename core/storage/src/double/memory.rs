@@ -1,4 +1,5 @@
-//! A drive in memory with a switch: until a sync, a power cut leaves any sectors of what was written.
+//! A drive in memory with a switch: until a sync, a power cut leaves any sectors of what was
+//! written.
 
 use super::random::Random;
 use crate::fault::{ends_early, no_file, read_only};
@@ -205,9 +206,10 @@ fn size(offset: u64, more: usize) -> Result<usize> {
 
 /// A drive in memory. Deadlines always hold: nothing here waits.
 ///
-/// Each change to the drive is an event: a name created or removed, a write, a file synced, a truncation, and
-/// three for a publish. [`MemoryStorage::fail_at`] takes the power at one of them: that change may or may not
-/// have reached the drive, and every call fails until [`MemoryStorage::cut`] chooses what is left.
+/// Each change to the drive is an event: a name created or removed, a write, a file synced, a
+/// truncation, and three for a publish. [`MemoryStorage::fail_at`] takes the power at one of them:
+/// that change may or may not have reached the drive, and every call fails until
+/// [`MemoryStorage::cut`] chooses what is left.
 #[derive(Default)]
 pub struct MemoryStorage {
     disk: Mutex<Disk>,
@@ -225,8 +227,8 @@ impl MemoryStorage {
     pub fn fail_at(&self, event: u64) {
         lock(&self.disk).fail_at = Some(event);
     }
-    /// Lets the sync at the event with this number fail as systems do: what was pending in that file never
-    /// reaches the drive, though readers go on seeing it until the power is cut.
+    /// Lets the sync at the event with this number fail as systems do: what was pending in that
+    /// file never reaches the drive, though readers go on seeing it until the power is cut.
     pub fn fail_sync_at(&self, event: u64) {
         lock(&self.disk).fail_sync_at = Some(event);
     }
@@ -234,8 +236,8 @@ impl MemoryStorage {
     pub fn is_off(&self) -> bool {
         lock(&self.disk).off
     }
-    /// Cuts the power and switches it on again: of what was not synced, `seed` chooses which sectors, lengths
-    /// and names are left. Every open file is gone.
+    /// Cuts the power and switches it on again: of what was not synced, `seed` chooses which
+    /// sectors, lengths and names are left. Every open file is gone.
     pub fn cut(&self, seed: u64) {
         let mut random = Random::new(seed);
         let disk = &mut *lock(&self.disk);

@@ -31,7 +31,8 @@ impl Layers {
     }
 }
 
-/// A stored page or state: its place in `chunks`, the start of the chunk that it came with, and its tag.
+/// A stored page or state: its place in `chunks`, the start of the chunk that it came with, and its
+/// tag.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Piece {
     pub(crate) offset: u64,
@@ -68,7 +69,8 @@ impl History {
         self.pieces.retain(|&(_, part), piece| end_of(part, &piece.tag) <= to);
     }
 
-    /// A copy of what lies before `at`: whole pages, and with `partial` the page that ends there unfilled.
+    /// A copy of what lies before `at`: whole pages, and with `partial` the page that ends there
+    /// unfilled.
     pub(crate) fn before(&self, at: u64, partial: bool) -> History {
         let keep = |&(&(_, part), piece): &(&Spot, &Piece)| {
             let whole = matches!(part, Part::State { .. }) || piece.tag.tokens == PAGE_TOKENS;
@@ -85,8 +87,8 @@ impl History {
         self.keys.iter().zip(prompt).take_while(|(own, other)| own == other).count() as u64
     }
 
-    /// The longest start of at most `common` tokens that can be loaded: whole pages or the whole history, all
-    /// layers' pages stored, and where layers are recurrent a state of each.
+    /// The longest start of at most `common` tokens that can be loaded: whole pages or the whole
+    /// history, all layers' pages stored, and where layers are recurrent a state of each.
     pub(crate) fn reusable(&self, layers: &Layers, common: u64) -> u64 {
         if layers.is_empty() {
             return 0;

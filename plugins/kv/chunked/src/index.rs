@@ -1,5 +1,5 @@
-//! What is durable: the sum of the manifest's records, kept the same way when they are read and when they are
-//! written.
+//! What is durable: the sum of the manifest's records, kept the same way when they are read and
+//! when they are written.
 
 use crate::history::History;
 use crate::record::{Record, damaged};
@@ -12,7 +12,8 @@ pub(crate) struct Index {
     pub(crate) sessions: BTreeMap<u64, History>,
     /// The largest number that any record names.
     pub(crate) last_number: u64,
-    /// Where the bytes end that any record names, of sessions that are gone too: none of them is reused.
+    /// Where the bytes end that any record names, of sessions that are gone too: none of them is
+    /// reused.
     pub(crate) named_end: u64,
 }
 impl Index {
@@ -29,7 +30,8 @@ impl Index {
                 let tokens = session.tokens();
                 if base > tokens {
                     return Err(damaged(format!(
-                        "the manifest goes on at token {base} of session {number}, which has {tokens}"
+                        "the manifest goes on at token {base} of session {number}, which has \
+                         {tokens}"
                     )));
                 }
                 if base < tokens {

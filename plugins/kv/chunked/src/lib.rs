@@ -1,9 +1,9 @@
-//! History on disk in chunks: a layer's pages are appended as they spill, side by side, and a manifest journal names
-//! them. Full history, full precision: bit for bit what stays in memory.
+//! History on disk in chunks: a layer's pages are appended as they spill, side by side, and a
+//! manifest journal names them. Full history, full precision: bit for bit what stays in memory.
 //!
-//! Files under the root: `identity`, whose root it is; `chunks`, page bytes, appended only; `manifest`, the journal
-//! that says which pages make which session. A session is durable when `flush` returns, whatever happens to the
-//! power then; `commit` never syncs.
+//! Files under the root: `identity`, whose root it is; `chunks`, page bytes, appended only;
+//! `manifest`, the journal that says which pages make which session. A session is durable when
+//! `flush` returns, whatever happens to the power then; `commit` never syncs.
 
 mod history;
 mod index;

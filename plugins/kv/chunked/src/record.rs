@@ -1,8 +1,8 @@
 //! A record of the manifest, as bytes.
 //!
-//! kind u32 = 1 session: number u64, base u64, count u64 of keys from base on (id u32, reserved u32, content
-//! u64), count u64 of pieces (layer u32, part u32: 0 page, 1 state, which u64, offset u64, chunk u64, tag 48 bytes),
-//! note (u32, bytes). kind 2 dropped: number u64. Little endian.
+//! kind u32 = 1 session: number u64, base u64, count u64 of keys from base on (id u32, reserved
+//! u32, content u64), count u64 of pieces (layer u32, part u32: 0 page, 1 state, which u64, offset
+//! u64, chunk u64, tag 48 bytes), note (u32, bytes). kind 2 dropped: number u64. Little endian.
 
 use crate::history::{Piece, Spot};
 use kvern_contract::*;

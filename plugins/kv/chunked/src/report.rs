@@ -4,8 +4,8 @@ use crate::history::{History, Piece};
 use kvern_contract::*;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Sums over these histories, in a `chunks` file of `file_bytes` bytes. Dead is what no history names, padding
-/// included.
+/// Sums over these histories, in a `chunks` file of `file_bytes` bytes. Dead is what no history
+/// names, padding included.
 pub(crate) fn report<'a>(
     histories: impl Iterator<Item = &'a History>,
     file_bytes: u64,

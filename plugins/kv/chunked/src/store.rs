@@ -1,8 +1,9 @@
-//! The store. Pages go to `chunks` as they come, the index to memory; `flush` syncs the pages and then appends one
-//! record that names them.
+//! The store. Pages go to `chunks` as they come, the index to memory; `flush` syncs the pages and
+//! then appends one record that names them.
 //!
 //! 1. A record names only bytes that were synced before it.
-//! 2. No byte that a record names, or named, is written again while this store is open or after it is opened anew.
+//! 2. No byte that a record names, or named, is written again while this store is open or after it
+//!    is opened anew.
 //! 3. A session's first record has base 0 and lists all, so that no record needs another session's.
 //! 4. A rewind writes nothing: it lowers the base, and the next record cuts there.
 
@@ -122,8 +123,8 @@ impl ChunkedStore {
         match self.quota {
             Some(quota) if total > quota => {
                 let text = format!(
-                    "the root would take {total} bytes and its quota is {quota}; raise the quota or use \
-                     a fresh root"
+                    "the root would take {total} bytes and its quota is {quota}; raise the quota \
+                     or use a fresh root"
                 );
                 error(ErrorKind::OutOfSpace, operation, text)
             }
@@ -131,8 +132,8 @@ impl ChunkedStore {
         }
     }
 
-    /// Places for pages: those of a session and layer side by side, each chunk and page aligned. Answers them in
-    /// the pages' order, and where the next chunk may start.
+    /// Places for pages: those of a session and layer side by side, each chunk and page aligned.
+    /// Answers them in the pages' order, and where the next chunk may start.
     fn place(&self, pages: &[PageRef<'_>]) -> Result<(Vec<Piece>, u64)> {
         let mut order: Vec<usize> = (0..pages.len()).collect();
         order.sort_by_key(|&at| (pages[at].key.session, pages[at].key.layer, pages[at].key.part));
@@ -215,7 +216,8 @@ impl ChunkedStore {
         (record, spots)
     }
 
-    /// The stored session that nobody would find any more: `live`, which is ending, is durable and has all of it.
+    /// The stored session that nobody would find any more: `live`, which is ending, is durable and
+    /// has all of it.
     fn contained_in(&self, live: &Live) -> Option<u64> {
         let number = live.contains?;
         let (stored, durable) =

@@ -82,7 +82,8 @@ pub(super) struct Sealed {
     pub(super) bytes: Vec<u8>,
 }
 impl Sealed {
-    /// Page `page` of a layer with as many rows as `keys` has; its bytes follow from tokens and layer alone.
+    /// Page `page` of a layer with as many rows as `keys` has; its bytes follow from tokens and
+    /// layer alone.
     pub(super) fn new(session: SessionId, layer: u32, page: usize, keys: &[TokenKey]) -> Self {
         let end = keys.len().min((page + 1) * PAGE);
         let chain = chain(&keys[..end]);
@@ -140,7 +141,8 @@ pub(super) fn find(store: &mut dyn KvStore, keys: &[TokenKey]) -> Result<Found> 
     Ok(found.remove(0))
 }
 
-/// What loading a page gave, read as the host reads it: the bytes, with the tag that came with them.
+/// What loading a page gave, read as the host reads it: the bytes, with the tag that came with
+/// them.
 pub(super) fn load(
     store: &mut dyn KvStore,
     storage: &dyn Storage,

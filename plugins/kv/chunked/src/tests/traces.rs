@@ -128,7 +128,8 @@ impl Trace {
         self.live.insert(id, Session { now, ..Session::default() });
         Ok(())
     }
-    /// A step: tokens come, some pages are stored before they are committed, some after, some never.
+    /// A step: tokens come, some pages are stored before they are committed, some after, some
+    /// never.
     fn step(&mut self) -> Result<()> {
         let Some(id) = self.pick() else { return Ok(()) };
         let before = self.live[&id].now.keys.len();
@@ -161,7 +162,8 @@ impl Trace {
         self.live.entry(id).or_default().now.keys = keys;
         Ok(())
     }
-    /// A step that is given up: its pages are stored, a flush comes, and then its tokens are dropped.
+    /// A step that is given up: its pages are stored, a flush comes, and then its tokens are
+    /// dropped.
     fn given_up(&mut self) -> Result<()> {
         let Some(id) = self.pick() else { return Ok(()) };
         let mut keys = self.live[&id].now.keys.clone();
@@ -322,7 +324,8 @@ fn survivors(trace: &Trace, store: &mut dyn KvStore, extra: Option<&[TokenKey]>)
     }
 }
 
-/// Runs a trace until the power goes at an event, recovers, goes on, and cuts again. Whether it went.
+/// Runs a trace until the power goes at an event, recovers, goes on, and cuts again. Whether it
+/// went.
 fn cut_at(seed: u64, event: u64) -> bool {
     let storage = MemoryStorage::new();
     storage.fail_at(event);
