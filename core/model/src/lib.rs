@@ -27,7 +27,7 @@ pub use config::Config;
 pub use digest::Digest;
 pub use generation::GenerationConfig;
 pub use gguf::{Imported, import_gguf};
-pub use hub::{PullEvent, PullOptions, pull};
+pub use hub::{PullEvent, PullOptions, pull, pulled};
 pub use model::{EmbeddedFiles, Model};
 pub use rng::Rng;
 pub use rope::{Rope, RopeKind};

@@ -7,6 +7,9 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+/// Where the first tensor starts, in bytes: a multiple of it.
+const DATA_ALIGNMENT: usize = 4096;
+
 /// A tensor to be written in bf16: its name and shape.
 #[derive(Clone, Debug)]
 pub(crate) struct Planned {
@@ -41,7 +44,8 @@ pub(crate) fn write_safetensors(
         header.insert(tensor.name.clone(), facts);
     }
     let mut header = Value::Object(header).to_string().into_bytes();
-    header.resize(header.len().next_multiple_of(8), b' ');
+    // Spaces may follow: the first tensor starts at a page, and so do most that follow, for direct reads.
+    header.resize((header.len() + 8).next_multiple_of(DATA_ALIGNMENT) - 8, b' ');
     let failed = |e: std::io::Error| io(operation, path, &e);
     let file = File::create_new(path).map_err(failed)?;
     let mut out = Counted { inner: BufWriter::with_capacity(1 << 20, file), count: 0 };

@@ -7,7 +7,7 @@ mod support;
 
 use hub::{COMMIT, Hub, digest, small_etag};
 use kvern_contract::{ErrorKind, Result};
-use kvern_model::{Model, PullEvent, PullOptions, pull};
+use kvern_model::{Model, PullEvent, PullOptions, pull, pulled};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use support::*;
@@ -237,6 +237,24 @@ fn a_revision_has_its_own_name_in_the_cache() {
     pull("some/model@refs/pr/1", &options(&hub, cache.path()), &mut |_| {}).unwrap();
     let path = cache.path().join("models--some--model/refs/refs/pr/1");
     assert_eq!(std::fs::read_to_string(path).unwrap(), COMMIT);
+}
+
+#[test]
+fn what_was_pulled_is_found_without_the_hub() {
+    let (hub, cache) = (start(), tempfile::tempdir().unwrap());
+    let options = options(&hub, cache.path());
+    assert_eq!(pulled("some/model", &options).unwrap(), None);
+    hub.set(|state| state.corrupt = true);
+    pull("some/model", &options, &mut |_| {}).unwrap_err();
+    assert_eq!(pulled("some/model", &options).unwrap(), None, "not whole");
+    hub.set(|state| state.corrupt = false);
+    let dir = pull("some/model", &options, &mut |_| {}).unwrap();
+    let asked = hub.asked("").len();
+    assert_eq!(pulled("some/model", &options).unwrap(), Some(dir.clone()));
+    assert_eq!(pulled(&format!("some/model@{COMMIT}"), &options).unwrap(), Some(dir));
+    assert_eq!(pulled("some/model@other", &options).unwrap(), None);
+    assert!(pulled("../x", &options).is_err());
+    assert_eq!(hub.asked("").len(), asked);
 }
 
 #[test]

@@ -62,6 +62,18 @@ fn weights_are_small_and_norms_are_ones() {
 }
 
 #[test]
+fn tensors_start_at_a_page_for_direct_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = synth(&spec(1, 50_000), &dir.path().join("m"), None).unwrap();
+    let model = Model::open(&made.directory).unwrap();
+    for file in 0..model.tensors().files.len() {
+        let first =
+            model.tensors().iter().filter(|(_, t)| t.file == file).map(|(_, t)| t.offset).min();
+        assert_eq!(first.unwrap() % 4096, 0);
+    }
+}
+
+#[test]
 fn a_borrowed_tokenizer_brings_its_vocabulary() {
     let dir = tempfile::tempdir().unwrap();
     let made =

@@ -11,10 +11,23 @@ pub(super) struct Cache {
     root: PathBuf,
 }
 
+/// The snapshot that a revision names here, if a pull of it ended: a name is written last.
+pub(super) fn find(cache: &Path, name: &str, revision: &str) -> Option<PathBuf> {
+    let root = root(cache, name);
+    let named = fs::read_to_string(root.join("refs").join(revision)).ok();
+    let commit = named.as_deref().unwrap_or(revision).trim();
+    let whole = super::is_hex(commit, 40).then(|| root.join("snapshots").join(commit));
+    whole.filter(|dir| dir.join("config.json").is_file())
+}
+
+fn root(cache: &Path, name: &str) -> PathBuf {
+    cache.join(format!("models--{}", name.replace('/', "--")))
+}
+
 impl Cache {
     /// Makes the directories of a model called `owner/name`.
     pub fn open(cache: &Path, name: &str) -> Result<Cache> {
-        let root = cache.join(format!("models--{}", name.replace('/', "--")));
+        let root = root(cache, name);
         for part in ["blobs", "snapshots", "refs"] {
             let dir = root.join(part);
             fs::create_dir_all(&dir).map_err(|e| io(OPERATION, &dir, &e))?;

@@ -142,6 +142,15 @@ pub fn pull(
     Ok(cache.snapshot(&info.commit))
 }
 
+/// The directory of a model that was pulled before, without asking anyone; `None` where there is none.
+///
+/// # Errors
+/// `Invalid` for a name that is none.
+pub fn pulled(repo: &str, options: &PullOptions) -> Result<Option<PathBuf>> {
+    let (name, revision) = parse(repo)?;
+    Ok(cache::find(&options.cache, name, revision))
+}
+
 /// Splits `owner/name@revision`.
 fn parse(repo: &str) -> Result<(&str, &str)> {
     let (name, revision) = repo.split_once('@').unwrap_or((repo, "main"));
