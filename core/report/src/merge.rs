@@ -139,7 +139,7 @@ pub fn merge_requests(requests: &[Request]) -> Value {
             "kv_cache_strategy": merged(requests.iter().map(|r| &r.kv_cache_strategy)),
             "kv_cache_adaptation": merged(requests.iter().map(|r| &r.kv_cache_adaptation)),
             "cache_dir_size_mb": sum_of(requests, |r| r.cache_dir_size_mb),
-            "cache_state": merged(requests.iter().map(|r| &r.cache_state)),
+            "cache_state": without_reasons(merged(requests.iter().map(|r| &r.cache_state))),
         },
         "offload": {
             "cpu_policy": merged(requests.iter().map(|r| &r.offload_cpu_policy)),

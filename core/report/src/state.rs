@@ -1,5 +1,6 @@
 //! What the KV cache is and holds, after one request.
 
+use crate::request::NullReasons;
 use serde::{Deserialize, Serialize};
 
 /// `cache_state`. Tokens, bytes, artifacts, compactions, spills and evictions are sums over layers: 100 tokens
@@ -66,4 +67,6 @@ pub struct CacheState {
     pub checksum_failures: u64,
     /// Tokens computed again during the request because their pages were lost.
     pub recomputed_tokens: u64,
+    /// Why what is null is null.
+    pub null_reasons: NullReasons,
 }

@@ -242,7 +242,7 @@ fn cache_state(seen: &Seen<'_>) -> CacheState {
     let bytes_written = since(|k| k.bytes_written);
     let prompt = seen.outcome.prompt_tokens.saturating_sub(seen.outcome.reused_tokens);
     let new_tokens = prompt + seen.outcome.token_ids.len() as u64;
-    CacheState {
+    let mut state = CacheState {
         strategy_id: about.name.clone(),
         policy_id: policy.policy_id.clone(),
         persistence_format: about.persistence_format.clone(),
@@ -273,5 +273,21 @@ fn cache_state(seen: &Seen<'_>) -> CacheState {
         bytes_written_per_token: (new_tokens > 0).then(|| bytes_written as f64 / new_tokens as f64),
         checksum_failures: since(|k| k.checksum_failures),
         recomputed_tokens: since(|k| k.recomputed_tokens),
-    }
+        null_reasons: NullReasons::new(),
+    };
+    let windowless = "the strategy has no window";
+    let reasons = [
+        (
+            "cold_tier_representation",
+            state.cold_tier_representation.is_none(),
+            "cold KV is not quantised",
+        ),
+        ("cold_store_format", state.cold_store_format.is_none(), "the format on disk has no name"),
+        ("window_max_tokens", state.window_max_tokens.is_none(), windowless),
+        ("eviction_policy", state.eviction_policy.is_none(), windowless),
+        ("bytes_written_per_token", state.bytes_written_per_token.is_none(), "no token was new"),
+    ];
+    let missing = reasons.into_iter().filter(|(_, missing, _)| *missing);
+    state.null_reasons = missing.map(|(key, _, why)| (key.into(), why.into())).collect();
+    state
 }

@@ -1,7 +1,7 @@
 //! From a model's reference to its files.
 
 use crate::fail::{Failure, Outcome};
-use kvern_model::{EmbeddedFiles, Model};
+use kvern_model::{EmbeddedFiles, Model, PullOptions, pulled};
 use std::path::{Path, PathBuf};
 
 /// Name of the model that travels inside this program.
@@ -34,7 +34,7 @@ pub enum Reference {
 
 impl Reference {
     /// Nothing or `tiny-austen` is the embedded model; else a directory, or a name in the models directory, where
-    /// `owner/name@revision` is `owner--name--revision`.
+    /// `owner/name@revision` is `owner--name--revision`, or what was pulled under that name.
     pub fn resolve(reference: Option<&str>, models_dir: &Path) -> Outcome<Reference> {
         let Some(text) = reference.filter(|text| *text != EMBEDDED) else {
             return Ok(Reference::Embedded);
@@ -46,6 +46,12 @@ impl Reference {
         let flat = text.replace(['/', '@'], "--");
         let named = [models_dir.join(text), models_dir.join(&flat)];
         if let Some(found) = named.into_iter().find(|p| !text.is_empty() && p.is_dir()) {
+            return Ok(Reference::Directory(found));
+        }
+        if text.contains('/')
+            && let Ok(options) = PullOptions::from_env()
+            && let Ok(Some(found)) = pulled(text, &options)
+        {
             return Ok(Reference::Directory(found));
         }
         let known: Vec<String> = names(models_dir);

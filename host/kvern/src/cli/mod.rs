@@ -139,6 +139,36 @@ pub enum ModelsCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Reads a GGUF file into a model directory, dequantised to bf16.
+    Import {
+        /// The GGUF file.
+        file: PathBuf,
+        /// Directory for the model; must not exist, or be empty.
+        #[arg(long, value_name = "DIR")]
+        output: PathBuf,
+    },
+    /// Downloads a model from the hub into its cache; goes on where it stopped.
+    Pull {
+        /// As `owner/name`, or `owner/name@revision`.
+        repository: String,
+    },
+    /// Makes a model of true shape and random weights.
+    Synth {
+        /// Named shape, or seven sizes; an unknown one lists what is known.
+        size: String,
+        /// Directory for the model; must not exist, or be empty.
+        #[arg(long, value_name = "DIR")]
+        output: PathBuf,
+        /// Seed of the weights.
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        seed: u64,
+        /// Most bytes of tensors in a file.
+        #[arg(long, value_name = "SIZE", default_value = "2GiB", value_parser = parse_size)]
+        shard_size: u64,
+        /// A model's directory whose tokenizer and vocabulary are taken.
+        #[arg(long, value_name = "DIR")]
+        tokenizer_from: Option<PathBuf>,
+    },
 }
 
 /// `plugins`.

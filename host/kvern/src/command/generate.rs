@@ -28,7 +28,8 @@ pub fn run(args: &GenerateArgs) -> Outcome<()> {
     let generation = prepared.model.generation().clone();
     let sampler = prompt::sampler(&args.sampling, &generation)?;
     let max_new_tokens = prompt::max_new_tokens(&args.sampling, &generation);
-    let mut runtime = prepared.load(Some(ids.len() as u64 + u64::from(max_new_tokens)))?;
+    // One more than the answer needs, so that a full answer does not end for want of context.
+    let mut runtime = prepared.load(Some(ids.len() as u64 + u64::from(max_new_tokens) + 1))?;
     let session = runtime.engine.begin()?;
     let ask = Ask {
         ids: &ids,

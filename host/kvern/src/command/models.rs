@@ -1,11 +1,11 @@
-//! `kvern models`: what is at hand, and what it is.
+//! `kvern models`: what is at hand and what it is, and the ways a model gets here.
 
 use crate::cli::ModelsCommand;
 use crate::fail::Outcome;
 use crate::model::{Reference, names};
 use crate::out;
 use crate::planner::parameters;
-use kvern_model::Model;
+use kvern_model::{Model, PullEvent, PullOptions, SynthDims, SynthSpec, import_gguf, pull, synth};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,42 @@ pub fn run(command: &ModelsCommand) -> Outcome<()> {
         ModelsCommand::Inspect { model, models_dir, json } => {
             inspect(model.as_deref(), &directory(models_dir), *json)
         }
+        ModelsCommand::Import { file, output } => import(file, output),
+        ModelsCommand::Pull { repository } => fetch(repository),
+        ModelsCommand::Synth { size, output, seed, shard_size, tokenizer_from } => {
+            let dims = SynthDims::parse(size)?;
+            let spec = SynthSpec { dims, seed: *seed, shard_bytes: *shard_size };
+            let made = synth(&spec, output, tokenizer_from.as_deref())?;
+            let size = out::size(made.bytes);
+            out::note(&format!("{size} of weights in {} files", made.shards));
+            out::say(&format!("{}\n", made.directory.display()))
+        }
     }
+}
+
+/// Reads a GGUF file into a directory; its path goes to stdout.
+fn import(file: &Path, output: &Path) -> Outcome<()> {
+    let made = import_gguf(file, output)?;
+    out::note(&format!("{} tensors, {} of bf16 weights", made.tensors, out::size(made.bytes)));
+    out::say(&format!("{}\n", made.directory.display()))
+}
+
+/// Downloads a model; its path goes to stdout, a line a file to stderr.
+fn fetch(repository: &str) -> Outcome<()> {
+    let mut told = |event: PullEvent<'_>| match event {
+        PullEvent::Found { revision, files, bytes } => {
+            out::note(&format!("{repository} at {revision}: {files} files, {}", out::size(bytes)));
+        }
+        PullEvent::Advanced { file, done, bytes } if done == bytes => {
+            out::note(&format!("{file}: {}", out::size(bytes)));
+        }
+        PullEvent::Advanced { .. } => {}
+        PullEvent::Resuming { file, done } => {
+            out::note(&format!("{file}: the connection broke; going on from {}", out::size(done)));
+        }
+    };
+    let directory = pull(repository, &PullOptions::from_env()?, &mut told)?;
+    out::say(&format!("{}\n", directory.display()))
 }
 
 fn directory(given: &Option<PathBuf>) -> PathBuf {
