@@ -1,7 +1,7 @@
 //! Rates of the kernels that a small llama spends its time in, beside the memory's own read rate.
 //!
-//! `cargo run --release -p kvern-device-cpu --example kernels [threads] [isa]`. Each figure is the best of a few
-//! runs of some tens of milliseconds; shapes are SmolLM2-135M's.
+//! `cargo run --release -p kvern-device-cpu --example kernels [threads] [isa]`. Each figure is the
+//! best of a few runs within a tenth of a second; shapes are SmolLM2-135M's.
 #![allow(unsafe_code)]
 
 use kvern_contract::*;
@@ -21,7 +21,8 @@ impl Bench {
     fn room(&mut self, bytes: u64) -> Slice {
         let buffer = self.device.alloc(bytes, Space::Device).expect("memory for a small model");
         let span = self.device.span(buffer).expect("it was just made");
-        // SAFETY: the buffer is this long, and no work is pending on it. Small bf16 and f32 values alike.
+        // SAFETY: the buffer is this long, and no work is pending on it. Small bf16 and f32 values
+        // alike.
         unsafe { std::ptr::write_bytes(span.address as *mut u8, 0x3b, bytes as usize) };
         Slice { buffer, offset: 0 }
     }
@@ -40,7 +41,7 @@ impl Bench {
     fn best(&mut self, ops: &[Op]) -> f64 {
         let mut best = f64::MAX;
         let start = Instant::now();
-        while start.elapsed() < Duration::from_millis(400) {
+        while start.elapsed() < Duration::from_millis(100) {
             let fence = self.device.submit(Queue(0), ops, &[]).expect("a sound list");
             let start = Instant::now();
             let state = self.device.wait(fence, Duration::MAX).expect("no panic");
@@ -50,6 +51,9 @@ impl Bench {
         best
     }
 }
+
+/// A name, outputs and inputs of each weight, and how many copies.
+type Case = (&'static str, &'static [(u32, u32)], usize);
 
 /// A weight with a different copy for each layer, so that no cache holds it.
 fn linear(
@@ -168,7 +172,7 @@ fn main() {
         println!("{name:21} {gb:8.1} GB/s {gflop:8.1} GFLOP/s {:9.1} us", took * 1e6);
     };
     for rows in [1, 4, 512] {
-        let cases: [(&str, &[(u32, u32)], usize); 5] = [
+        let cases: [Case; 5] = [
             ("qkv", &[(576, 576), (192, 576), (192, 576)], 60),
             ("o", &[(576, 576)], 100),
             ("gate, up", &[(1536, 576), (1536, 576)], 20),

@@ -115,7 +115,8 @@ pub(crate) fn attention(op: &Op, places: &Places<'_>) -> Result<Task, Refusal> {
     };
     let [h, kd, vd] = [heads, key_dim, value_dim].map(u64::from);
     let kept = state.buffer.0 != 0;
-    if !kept && !(first && last) {
+    let whole = first && last;
+    if !kept && !whole {
         return invalid("no state, and not both first and last");
     }
     // How many rows there are is the spans' to say: they may say as many as fit everywhere.

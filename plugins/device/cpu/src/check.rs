@@ -1,7 +1,8 @@
-//! From ops to tasks: whether this device runs an op, and whether every extent lies inside its buffers.
+//! From ops to tasks: whether this device runs an op, and whether every extent lies inside its
+//! buffers.
 //!
-//! `supported` looks at parameters alone. `task` resolves buffers too: after it, no kernel can leave them, save
-//! through tables, which are checked when the task runs.
+//! `supported` looks at parameters alone. `task` resolves buffers too: after it, no kernel can
+//! leave them, save through tables, which are checked when the task runs.
 
 use crate::attention_check;
 use crate::kernels;

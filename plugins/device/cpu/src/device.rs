@@ -266,8 +266,8 @@ impl DeviceBackend for CpuDevice {
         Ok(self.enqueue(tasks, after))
     }
 
-    /// Runs lists up to the fence. The deadline is looked at after each: it may be overrun by one list, and a
-    /// wait of no time at all runs one.
+    /// Runs lists up to the fence. The deadline is looked at after each: it may be overrun by one
+    /// list, and a wait of no time at all runs one.
     fn wait(&mut self, fence: Fence, deadline: Duration) -> Result<FenceState> {
         let start = Instant::now();
         if fence.0 > self.issued {

@@ -1,8 +1,8 @@
 //! How a list runs: every worker walks it in step, pass by pass, with a barrier behind each.
 //!
-//! Whatever fails, the barriers stay: a failed list is walked to its end without work, so no worker waits for
-//! one that left. The numbers of passes that depend on tables are planned by worker 0 and read by the others
-//! behind a barrier of their own.
+//! Whatever fails, the barriers stay: a failed list is walked to its end without work, so no
+//! worker waits for one that left. The numbers of passes that depend on tables are planned by
+//! worker 0 and read by the others behind a barrier of their own.
 #![allow(unsafe_code)]
 
 use crate::kernels::{self, Isa};
@@ -67,7 +67,8 @@ pub(crate) struct Job {
     failed: AtomicU32,
 }
 
-// SAFETY: scratch is split between workers by index, the plan is written by worker 0 alone between barriers.
+// SAFETY: scratch is split between workers by index, the plan is written by worker 0 alone between
+// barriers.
 unsafe impl Send for Job {}
 // SAFETY: as above.
 unsafe impl Sync for Job {}
@@ -153,13 +154,13 @@ impl Job {
             let plan = if kernels::planned(task) {
                 if index == 0 {
                     let plan = self.plan(task);
-                    // SAFETY: the others read it only between the barrier below and the task's last one, and
-                    // this worker has passed the last one of the task before.
+                    // SAFETY: the others read it only between the barrier below and the task's
+                    // last one, and this worker has passed the last one of the task before.
                     unsafe { *self.plan.get() = plan };
                 }
                 barrier.meet();
-                // SAFETY: worker 0 wrote it before the barrier and writes again only after all passed the
-                // task's last barrier, or, where it has no passes, after the next one.
+                // SAFETY: worker 0 wrote it before the barrier and writes again only after all
+                // passed the task's last barrier, or, where it has no passes, after the next one.
                 unsafe { *self.plan.get() }
             } else {
                 Plan { phases: 1, ..Plan::default() }

@@ -1,7 +1,7 @@
 //! Buffers: who owns which bytes, and whether a place lies inside them.
 //!
-//! Memory is taken with `alloc_zeroed`, so that untouched pages of a large buffer cost nothing, and aligned by
-//! hand, because an aligned zeroed allocation would touch it all.
+//! Memory is taken with `alloc_zeroed`, so that untouched pages of a large buffer cost nothing,
+//! and aligned by hand, because an aligned zeroed allocation would touch it all.
 #![allow(unsafe_code)]
 
 use kvern_contract::{Buffer, Error, ErrorKind, HostSpan, Result, Slice, Space};

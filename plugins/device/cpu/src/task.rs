@@ -1,8 +1,9 @@
 //! Ops with their places resolved to addresses and every extent checked: what the workers run.
 //!
-//! Whoever builds a task promises that its pointers are good for what its numbers say, for as long as the
-//! task's list is pending; `check` is where that is made true. What tables hold (ids, positions, page entries)
-//! is known only when the task runs: `Task::plan` reads it once, on one worker, before anything goes through it.
+//! Whoever builds a task promises that its pointers are good for what its numbers say, for as long
+//! as the task's list is pending; `check` is where that is made true. What tables hold (ids,
+//! positions, page entries) is known only when the task runs: `Task::plan` reads it once, on one
+//! worker, before anything goes through it.
 #![allow(unsafe_code)]
 
 use kvern_contract::{Epilogue, KvEncoding, MapKind, NormKind, RowsKind};
@@ -186,8 +187,8 @@ pub(crate) enum Task {
     Move(Move),
 }
 
-// SAFETY: a task is addresses and numbers; the workers split its elements between them, and the contract lets
-// nobody else touch its buffers until its fence is waited for.
+// SAFETY: a task is addresses and numbers; the workers split its elements between them, and the
+// contract lets nobody else touch its buffers until its fence is waited for.
 unsafe impl Send for Task {}
 // SAFETY: as above; a task itself is never written after it is built.
 unsafe impl Sync for Task {}

@@ -1,8 +1,9 @@
 //! Attention over pages: which queries meet which page, in what order the partials fold.
 //!
-//! Partials fold in the order of a sequence's entries, which ascend. Where there is work for every worker, a
-//! worker takes a block of rows of one kv head through all its pages. Where there is not (a row or two against
-//! a long history), pages are spread over workers: partials go to shared scratch, then fold in the same order.
+//! Partials fold in the order of a sequence's entries, which ascend. Where there is work for every
+//! worker, a worker takes a block of rows of one kv head through all its pages. Where there is not
+//! (a row or two against a long history), pages are spread over workers: partials go to shared
+//! scratch, then fold in the same order.
 #![allow(unsafe_code)]
 // Kernels: every body is pointer arithmetic under the promise that its function states.
 #![allow(unsafe_op_in_unsafe_fn)]
@@ -257,7 +258,8 @@ unsafe fn block<V: Lanes>(task: &Attention, worker: &Worker<'_>, mut unit: usize
         }
         let (Some((k, v)), true) = (sides(task, &entry, head), any != 0) else { continue };
         let queries = queries(task, first, head, &seen[..rows]);
-        page::partials::<V>(&queries, k, v, &to, worker.own);
+        let next = next(task, &span, at + 1, head);
+        page::partials::<V>(&queries, k, v, next, &to, worker.own);
         for i in 0..rows * group {
             if seen[i / group] != 0 {
                 let (state, partial) = (states.add(i * width), partials.add(i * width));
@@ -282,6 +284,14 @@ unsafe fn queries<'a>(task: &Attention, row: usize, head: usize, seen: &'a [u64]
     }
 }
 
+/// Where K of a head starts in the page of an entry; nowhere after the last.
+unsafe fn next(task: &Attention, span: &SpanEntry, at: u32, head: usize) -> *const u8 {
+    if at >= span.entry + span.entries {
+        return std::ptr::null();
+    }
+    sides(task, &entry(task, at as usize), head).map_or(std::ptr::null(), |(k, _)| k.data)
+}
+
 /// Entries of a span that a round takes.
 fn round_of(span: &SpanEntry, worker: &Worker<'_>) -> std::ops::Range<usize> {
     let (from, count) = (worker.phase / 2 * worker.plan.pages, span.entries as usize);
@@ -291,37 +301,49 @@ fn round_of(span: &SpanEntry, worker: &Worker<'_>) -> std::ops::Range<usize> {
 /// Partials of a round's pages into shared scratch `[page][query][2 + value_dim]`.
 #[inline(always)]
 unsafe fn spread<V: Lanes>(task: &Attention, worker: &Worker<'_>) {
-    let (group, width) = (task.heads / task.kv_heads, 2 + task.value_dim);
     let mut units = 0;
     for index in 0..task.sequences {
         units += round_of(&span(task, index), worker).len() * task.kv_heads;
     }
-    while let Some(range) = worker.next(units, 1) {
-        let (mut unit, mut index, mut before) = (range.start, 0, 0);
-        let (span, round) = loop {
-            let span = span(task, index);
-            let round = round_of(&span, worker);
-            if unit < round.len() * task.kv_heads {
-                break (span, round);
-            }
-            unit -= round.len() * task.kv_heads;
-            before += span.rows as usize;
-            index += 1;
-        };
-        let (page, head, rows) = (unit / task.kv_heads, unit % task.kv_heads, span.rows as usize);
-        let entry = entry(task, span.entry as usize + round.start + page);
-        let mut seen = [0u64; QUERIES];
-        let mut any = 0;
-        for (row, seen) in seen.iter_mut().enumerate().take(rows) {
-            *seen = visible(task, &entry, u64::from(span.position) + row as u64, head);
-            any |= *seen;
+    // A few pages of one head at a time, so that what is asked for ahead is this worker's.
+    let chunk = worker.share(units, 4).min(4);
+    while let Some(range) = worker.next(units, chunk) {
+        for unit in range {
+            spread_one::<V>(task, worker, unit);
         }
-        let (Some((k, v)), true) = (sides(task, &entry, head), any != 0) else { continue };
-        let slot = (page * worker.plan.total + before) * task.heads + head * group;
-        let to = Partials { to: worker.shared.add(slot * width), row: task.heads * width };
-        let queries = queries(task, span.row as usize, head, &seen[..rows]);
-        page::partials::<V>(&queries, k, v, &to, worker.own);
     }
+}
+
+/// One page of one kv head, counted over sequences, then heads, then pages.
+#[inline(always)]
+unsafe fn spread_one<V: Lanes>(task: &Attention, worker: &Worker<'_>, mut unit: usize) {
+    let (group, width) = (task.heads / task.kv_heads, 2 + task.value_dim);
+    let (mut index, mut before) = (0, 0);
+    let (span, round) = loop {
+        let span = span(task, index);
+        let round = round_of(&span, worker);
+        if unit < round.len() * task.kv_heads {
+            break (span, round);
+        }
+        unit -= round.len() * task.kv_heads;
+        before += span.rows as usize;
+        index += 1;
+    };
+    let (page, head, rows) = (unit % round.len(), unit / round.len(), span.rows as usize);
+    let at = span.entry + (round.start + page) as u32;
+    let entry = entry(task, at as usize);
+    let mut seen = [0u64; QUERIES];
+    let mut any = 0;
+    for (row, seen) in seen.iter_mut().enumerate().take(rows) {
+        *seen = visible(task, &entry, u64::from(span.position) + row as u64, head);
+        any |= *seen;
+    }
+    let (Some((k, v)), true) = (sides(task, &entry, head), any != 0) else { return };
+    let slot = (page * worker.plan.total + before) * task.heads + head * group;
+    let to = Partials { to: worker.shared.add(slot * width), row: task.heads * width };
+    let queries = queries(task, span.row as usize, head, &seen[..rows]);
+    let next = next(task, &span, at + 1, head);
+    page::partials::<V>(&queries, k, v, next, &to, worker.own);
 }
 
 /// Folds a round's partials, query by query.

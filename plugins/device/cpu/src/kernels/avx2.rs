@@ -2,7 +2,8 @@
 //!
 //! Methods are inlined into `call`, which has the features.
 #![allow(unsafe_code)]
-// Every body is one intrinsic or a few, under the one promise of `Lanes`: stated there, not at each line.
+// Every body is one intrinsic or a few, under the one promise of `Lanes`: stated there, not at
+// each line.
 #![allow(unsafe_op_in_unsafe_fn)]
 
 use super::lanes::{Body, Lanes};
@@ -130,7 +131,8 @@ impl Lanes for Avx2 {
         let b = _mm256_add_ps(v[1].0, v[1].1);
         let c = _mm256_add_ps(v[2].0, v[2].1);
         let d = _mm256_add_ps(v[3].0, v[3].1);
-        // A step of the tree for two vectors at once: halves of both side by side, then one addition.
+        // A step of the tree for two vectors at once: halves of both side by side, then one
+        // addition.
         let ab = _mm256_add_ps(
             _mm256_permute2f128_ps::<0x20>(a, b),
             _mm256_permute2f128_ps::<0x31>(a, b),
@@ -152,10 +154,6 @@ impl Lanes for Avx2 {
         let mut out = [0f32; 4];
         _mm_storeu_ps(out.as_mut_ptr(), _mm_unpacklo_ps(ac, bd));
         out
-    }
-    #[inline(always)]
-    unsafe fn prefetch(p: *const u8) {
-        _mm_prefetch::<_MM_HINT_T0>(p.cast())
     }
     #[inline(always)]
     unsafe fn call<B: Body>(body: B) -> B::Out {

@@ -2,7 +2,8 @@
 //!
 //! Methods are inlined into `call`, which has the features.
 #![allow(unsafe_code)]
-// Every body is one intrinsic or a few, under the one promise of `Lanes`: stated there, not at each line.
+// Every body is one intrinsic or a few, under the one promise of `Lanes`: stated there, not at
+// each line.
 #![allow(unsafe_op_in_unsafe_fn)]
 
 use super::lanes::{Body, LANES, Lanes};
@@ -108,7 +109,8 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     unsafe fn sum4(v: [Self; 4]) -> [f32; 4] {
-        // A step of the tree for two vectors at once: halves of both side by side, then one addition.
+        // A step of the tree for two vectors at once: halves of both side by side, then one
+        // addition.
         let [a, b, c, d] = [v[0].0, v[1].0, v[2].0, v[3].0];
         let ab =
             _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
@@ -125,10 +127,6 @@ impl Lanes for Avx512 {
         let packed = _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, four));
         _mm_storeu_ps(out.as_mut_ptr(), packed);
         out
-    }
-    #[inline(always)]
-    unsafe fn prefetch(p: *const u8) {
-        _mm_prefetch::<_MM_HINT_T0>(p.cast())
     }
     #[inline(always)]
     unsafe fn call<B: Body>(body: B) -> B::Out {

@@ -1,10 +1,11 @@
 //! Sixteen virtual f32 lanes: what every kernel is written in, once, for all instruction sets.
 //!
-//! Every operation is one IEEE operation a lane (or exact), and the two reductions are fixed trees, so the
-//! three implementations agree on every bit. Only NaN payloads may differ.
+//! Every operation is one IEEE operation a lane (or exact), and the two reductions are fixed
+//! trees, so the three implementations agree on every bit. Only NaN payloads may differ.
 //!
-//! All methods are unsafe for the same two reasons: the CPU must have what the implementation is named after,
-//! and pointers must be good for as many values as the method says. Loads and stores need no alignment.
+//! All methods are unsafe for the same two reasons: the CPU must have what the implementation is
+//! named after, and pointers must be good for as many values as the method says. Loads and stores
+//! need no alignment.
 #![allow(unsafe_code)]
 
 /// Lanes of a vector.
@@ -12,8 +13,8 @@ pub(crate) const LANES: usize = 16;
 
 /// A vector of sixteen f32.
 pub(crate) trait Lanes: Copy {
-    /// Rows of the largest register tile: rows by four outputs of accumulators, and what they multiply, fit in
-    /// the registers.
+    /// Rows of the largest register tile: rows by four outputs of accumulators, and what they
+    /// multiply, fit in the registers.
     const ROWS: usize;
     /// Whether four accumulators a row fit for `ROWS` rows; otherwise two.
     const WIDE: bool;
@@ -49,10 +50,8 @@ pub(crate) trait Lanes: Copy {
     unsafe fn peak(self) -> f32;
     /// Four sums by the same tree.
     unsafe fn sum4(v: [Self; 4]) -> [f32; 4];
-    /// Asks for a cache line; any address will do.
-    unsafe fn prefetch(p: *const u8);
-    /// Runs `body` as a function of its own, compiled with the features of these lanes: without such seams
-    /// each kernel would be copied into every place that uses it.
+    /// Runs `body` as a function of its own, compiled with the features of these lanes: without
+    /// such seams each kernel would be copied into every place that uses it.
     unsafe fn call<B: Body>(body: B) -> B::Out;
 
     #[inline(always)]
@@ -154,7 +153,8 @@ pub(crate) fn f32_to_half(x: f32) -> u16 {
     let magnitude = match a {
         0x7f80_0001.. => 0x7e00,
         0x477f_f000.. => 0x7c00,
-        // Below 2^-14 the result counts units of 2^-24: adding 2^23 rounds to a whole number of them.
+        // Below 2^-14 the result counts units of 2^-24: adding 2^23 rounds to a whole number of
+        // them.
         ..0x3880_0000 => {
             let units = f32::from_bits(a) * 16_777_216.0 + 8_388_608.0;
             (units.to_bits() & 0x7f_ffff) as u16

@@ -1,7 +1,8 @@
 //! Products of rows with weights, and what follows them.
 //!
-//! Few rows: weights are read once, widened in registers. Many rows: a panel of outputs is widened once into
-//! scratch that stays in the second-level cache, and every tile of rows runs over it. Both give the same bits.
+//! Few rows: weights are read once, widened in registers. Many rows: a panel of outputs is widened
+//! once into scratch that stays in the second-level cache, and every tile of rows runs over it.
+//! Both give the same bits.
 #![allow(unsafe_code)]
 // Kernels: every body is pointer arithmetic under the promise that its function states.
 #![allow(unsafe_op_in_unsafe_fn)]
@@ -42,7 +43,8 @@ struct Source {
     data: *const u8,
     dtype: Dtype,
     stride: usize, // bytes
-    ahead: usize,
+    /// In f32, in a cache.
+    panel: bool,
 }
 
 /// Rows and groups that a tile loop covers; groups are those of the part.
@@ -97,9 +99,7 @@ pub(crate) unsafe fn linear<V: Lanes>(task: &Linear, worker: &Worker<'_>) {
 /// A weight as it lies.
 fn stored(part: &Part, inputs: usize) -> Source {
     let stride = inputs * product::width(part.dtype);
-    // A tile ahead, so that short rows do not end the stream; within the row where a tile is long.
-    let ahead = if stride * TILE <= 16 * 1024 { stride * TILE } else { 1024 };
-    Source { data: part.weight, dtype: part.dtype, stride, ahead }
+    Source { data: part.weight, dtype: part.dtype, stride, panel: false }
 }
 
 /// A block's outputs in f32, seen as if the whole weight lay there.
@@ -112,7 +112,8 @@ unsafe fn widened<V: Lanes>(
     panel: *mut f32,
 ) -> Source {
     if matches!(source.dtype, Dtype::F32) {
-        return source;
+        // As it lies it serves as well.
+        return Source { panel: true, ..source };
     }
     let (first, pitch) = (block.groups.0 * TILE, pitch(task.inputs));
     let end = task.parts[index].outputs.min(block.groups.1 * TILE);
@@ -122,7 +123,7 @@ unsafe fn widened<V: Lanes>(
     }
     let stride = pitch * 4;
     let data = panel.cast::<u8>().cast_const().wrapping_sub(first * stride);
-    Source { data, dtype: Dtype::F32, stride, ahead: stride * TILE }
+    Source { data, dtype: Dtype::F32, stride, panel: true }
 }
 
 #[inline(always)]
@@ -167,7 +168,10 @@ unsafe fn tile<V: Lanes, const R: usize>(
         for (o, w) in w.iter_mut().enumerate() {
             *w = source.data.wrapping_add(output(o) * source.stride);
         }
-        let mut sum = product::four::<V, R>(source.dtype, x, w, task.inputs, source.ahead);
+        let mut sum = match source.panel {
+            true => product::tiled::<V, R>(x, w, task.inputs),
+            false => product::streamed::<V, R>(source.dtype, x, w, task.inputs),
+        };
         let bias = if side == 0 { task.parts[index].bias } else { task.parts[1].bias };
         if !bias.is_null() {
             for o in 0..TILE {
@@ -195,7 +199,8 @@ unsafe fn tile<V: Lanes, const R: usize>(
     }
 }
 
-/// Applies the epilogue to a tile, through memory: lanes are sixteen wide, a row of the tile is four.
+/// Applies the epilogue to a tile, through memory: lanes are sixteen wide, a row of the tile is
+/// four.
 #[inline(always)]
 unsafe fn activate<V: Lanes, const R: usize>(
     epilogue: Epilogue,

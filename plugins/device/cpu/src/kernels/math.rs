@@ -1,6 +1,7 @@
 //! Functions of one number, by the same operations on every path.
 //!
-//! Bounds on the error against the exact value are in the tests. NaN stays NaN; infinities go to their limits.
+//! Bounds on the error against the exact value are in the tests. NaN stays NaN; infinities go to
+//! their limits.
 #![allow(unsafe_code)]
 // Every body is arithmetic under the one promise of `Lanes`: stated there, not at each line.
 #![allow(unsafe_op_in_unsafe_fn)]
@@ -20,7 +21,8 @@ unsafe fn polynomial<V: Lanes, const N: usize>(x: V, terms: [f32; N]) -> V {
     sum
 }
 
-/// e to the power of x; 0 below -104, infinity above 88.73; subnormal results are exact to half a unit.
+/// e to the power of x; 0 below -104, infinity above 88.73; subnormal results are exact to half a
+/// unit.
 #[inline(always)]
 pub(crate) unsafe fn exp<V: Lanes>(x: V) -> V {
     // The constant comes first, so that NaN passes both clamps.
@@ -30,14 +32,8 @@ pub(crate) unsafe fn exp<V: Lanes>(x: V) -> V {
     // ln 2 in two parts, the first of few bits, so that the remainder is exact to a rounding.
     let r = n.fma(V::splat(-0.693_359_4), x);
     let r = n.fma(V::splat(2.121_944_4e-4), r);
-    let terms = [
-        1.987_569_1e-4,
-        1.398_199_9e-3,
-        8.333_452e-3,
-        4.166_579_6e-2,
-        1.666_666_5e-1,
-        5.000_000_1e-1,
-    ];
+    let terms =
+        [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5e-1];
     let p = polynomial(r, terms).fma(r.mul(r), r).add(V::splat(1.0));
     // In two factors: 2^n alone would leave the range of f32 at both ends.
     let half = n.fma(V::splat(0.5), whole).sub(whole);
@@ -60,7 +56,7 @@ pub(crate) unsafe fn silu<V: Lanes>(x: V) -> V {
 #[inline(always)]
 pub(crate) unsafe fn tanh<V: Lanes>(x: V) -> V {
     let square = x.mul(x);
-    let terms = [-5.704_988_7e-3, 2.063_908_8e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328_2e-1];
+    let terms = [-5.704_988_7e-3, 2.063_908_8e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1];
     let near = polynomial(square, terms).mul(square).fma(x, x);
     let far = V::splat(2.0).div(exp(x.add(x)).add(V::splat(1.0)));
     let far = V::splat(1.0).sub(far);
@@ -78,7 +74,7 @@ pub(crate) unsafe fn gelu<V: Lanes>(x: V) -> V {
         0.170_872_77,
         -0.822_152_23,
         1.488_515_9,
-        -1.135_203_98,
+        -1.135_204,
         0.278_868_07,
         -0.186_288_06,
         0.096_784_18,

@@ -88,8 +88,8 @@ pub(crate) fn need(task: &Task, workers: usize) -> Need {
 
 /// Does this worker's part of a pass.
 pub(crate) fn run(isa: Isa, task: &Task, worker: &Worker<'_>) {
-    // SAFETY: `isa` was found on this CPU when the device opened (`Isa::here`). Tasks hold what `check` made
-    // sure of, and plans what the tables said.
+    // SAFETY: `isa` was found on this CPU when the device opened (`Isa::here`). Tasks hold what
+    // `check` made sure of, and plans what the tables said.
     unsafe {
         match isa {
             Isa::Avx512 => part::<avx512::Avx512>(task, worker),

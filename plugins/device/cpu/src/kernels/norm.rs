@@ -1,7 +1,7 @@
 //! Norms of groups, with weight, bias and gate.
 //!
-//! Sums are of sixteen lanes and one tree; then 1 / sqrt(mean + eps) by IEEE operations. `out` may be `x`: a
-//! group is read to its end before it is written, and then element by element.
+//! Sums are of sixteen lanes and one tree; then 1 / sqrt(mean + eps) by IEEE operations. `out` may
+//! be `x`: a group is read to its end before it is written, and then element by element.
 #![allow(unsafe_code)]
 // Kernels: every body is pointer arithmetic under the promise that its function states.
 #![allow(unsafe_op_in_unsafe_fn)]

@@ -1,8 +1,9 @@
 //! One page against some queries: a partial (m, l, a) for each, computed from that page alone.
 //!
-//! Scores are products as Linear's (`product`), then scale and softcap. m is the largest seen score. l adds the
-//! four vectors of exp(s - m), unseen tokens as zero, then the tree. a adds exp(s - m) v over seen tokens in row
-//! order, a fused multiply-add each; an unseen row is never multiplied. int8 pages are first q * scale, in f32.
+//! Scores are products as Linear's (`product`), then scale and softcap. m is the largest seen
+//! score. l adds the four vectors of exp(s - m), unseen tokens as zero, then the tree. a adds
+//! exp(s - m) v over seen tokens in row order, a fused multiply-add each; an unseen row is never
+//! multiplied. int8 pages are first q * scale, in f32.
 #![allow(unsafe_code)]
 // Kernels: every body is pointer arithmetic under the promise that its function states.
 #![allow(unsafe_op_in_unsafe_fn)]
@@ -68,13 +69,15 @@ pub(crate) fn scratch(queries: usize, key_dim: usize, value_dim: usize) -> usize
     TOKENS * (key_dim + value_dim + queries)
 }
 
-/// Computes the partials of queries that see anything; the others' are left alone. The caller has a whole page
-/// behind both sides, queries of `k.dim`, room for the partials, and `scratch`.
+/// Computes the partials of queries that see anything; the others' are left alone. `next` is where
+/// K of the page after this one starts, or anything. The caller has a whole page behind both
+/// sides, queries of `k.dim`, room for the partials, and `scratch`.
 #[inline(always)]
 pub(crate) unsafe fn partials<V: Lanes>(
     queries: &Queries<'_>,
     k: Side,
     v: Side,
+    next: *const u8,
     to: &Partials,
     scratch: *mut f32,
 ) {
@@ -82,8 +85,11 @@ pub(crate) unsafe fn partials<V: Lanes>(
     let many = queries.count() > V::ROWS;
     let wide_v = scratch.add(TOKENS * k.dim);
     let weights = wide_v.add(TOKENS * v.dim);
+    // A page is too short a stream for the core to foresee: what comes next is asked for during
+    // the scores.
+    let soon = [Ahead::of(&v, v.data), Ahead::of(&k, next)];
     let k = plain::<V>(k, all, many, scratch);
-    scores::<V>(queries, k, all, weights);
+    scores::<V>(queries, k, all, many, soon, weights);
     for i in 0..queries.count() {
         if queries.seen(i) != 0 {
             let head = to.at(i, queries.group, v.dim);
@@ -97,6 +103,19 @@ pub(crate) unsafe fn partials<V: Lanes>(
         Dtype::Bf16 => values::<V, Bf16>(queries, v, weights, to),
         Dtype::F16 => values::<V, F16>(queries, v, weights, to),
         Dtype::F32 => values::<V, F32>(queries, v, weights, to),
+    }
+}
+
+/// Rows that will be read soon.
+#[derive(Clone, Copy)]
+struct Ahead {
+    data: *const u8,
+    four: usize, // bytes of four rows
+}
+
+impl Ahead {
+    fn of(side: &Side, data: *const u8) -> Ahead {
+        Ahead { data, four: 4 * side.dim * side.dtype.map_or(1, product::width) }
     }
 }
 
@@ -134,17 +153,24 @@ unsafe fn plain<V: Lanes>(side: Side, all: u64, many: bool, wide: *mut f32) -> S
 
 /// Products of every query with every token that anyone sees, and of their neighbours of four.
 #[inline(always)]
-unsafe fn scores<V: Lanes>(queries: &Queries<'_>, k: Side, all: u64, out: *mut f32) {
+unsafe fn scores<V: Lanes>(
+    queries: &Queries<'_>,
+    k: Side,
+    all: u64,
+    many: bool,
+    soon: [Ahead; 2],
+    out: *mut f32,
+) {
     let mut i = 0;
     while i < queries.count() {
         let rows = V::ROWS.min(queries.count() - i);
         match rows {
-            1 => tile::<V, 1>(queries, k, all, i, out),
-            2 if V::ROWS > 1 => tile::<V, 2>(queries, k, all, i, out),
-            3 if V::ROWS > 2 => tile::<V, 3>(queries, k, all, i, out),
-            4 if V::ROWS > 3 => tile::<V, 4>(queries, k, all, i, out),
-            5 if V::ROWS > 4 => tile::<V, 5>(queries, k, all, i, out),
-            _ if V::ROWS > 5 => tile::<V, 6>(queries, k, all, i, out),
+            1 => tile::<V, 1>(queries, k, all, many, soon, i, out),
+            2 if V::ROWS > 1 => tile::<V, 2>(queries, k, all, many, soon, i, out),
+            3 if V::ROWS > 2 => tile::<V, 3>(queries, k, all, many, soon, i, out),
+            4 if V::ROWS > 3 => tile::<V, 4>(queries, k, all, many, soon, i, out),
+            5 if V::ROWS > 4 => tile::<V, 5>(queries, k, all, many, soon, i, out),
+            _ if V::ROWS > 5 => tile::<V, 6>(queries, k, all, many, soon, i, out),
             _ => {}
         }
         i += rows;
@@ -156,6 +182,8 @@ unsafe fn tile<V: Lanes, const R: usize>(
     queries: &Queries<'_>,
     k: Side,
     all: u64,
+    many: bool,
+    soon: [Ahead; 2],
     i: usize,
     out: *mut f32,
 ) {
@@ -169,9 +197,17 @@ unsafe fn tile<V: Lanes, const R: usize>(
         if all >> (four * 4) & 15 == 0 {
             continue;
         }
+        if i == 0 {
+            for ahead in soon {
+                product::prefetch(ahead.data.wrapping_add(four * ahead.four), ahead.four);
+            }
+        }
         let first = k.data.add(four * 4 * stride);
         let w = [first, first.add(stride), first.add(2 * stride), first.add(3 * stride)];
-        let sums = product::four::<V, R>(dtype, x, w, k.dim, 8 * stride);
+        let sums = match many {
+            true => product::tiled::<V, R>(x, w, k.dim),
+            false => product::streamed::<V, R>(dtype, x, w, k.dim),
+        };
         for (r, sum) in sums.iter().enumerate() {
             let to = out.add((i + r) * TOKENS + four * 4);
             to.cast::<[f32; 4]>().write_unaligned(*sum);
@@ -207,7 +243,8 @@ impl Body for Weigh {
             top = top.max(*s);
         }
         let m = top.peak();
-        // Scores that are all minus infinity weigh nothing, instead of what infinities leave of each other.
+        // Scores that are all minus infinity weigh nothing, instead of what infinities leave of
+        // each other.
         let base = V::splat(if m == f32::NEG_INFINITY { 0.0 } else { m });
         let mut l = V::zero();
         for (part, s) in s.iter().enumerate() {
@@ -307,9 +344,9 @@ impl<W: Stored, const R: usize, const C: usize> Body for Sums<W, R, C> {
             rest &= rest - 1;
             let row = v.data.add((token * v.dim + at) * W::BYTES);
             let mut vs = [V::zero(); C];
-            for c in 0..C {
+            for (c, v) in vs.iter_mut().enumerate() {
                 let from = row.add(c * LANES * W::BYTES);
-                vs[c] = if n == LANES { W::load(from) } else { W::load_part(from, n) };
+                *v = if n == LANES { W::load(from) } else { W::load_part(from, n) };
             }
             for r in 0..R {
                 let weight = V::splat(p[r].add(token).read_unaligned());
@@ -318,9 +355,9 @@ impl<W: Stored, const R: usize, const C: usize> Body for Sums<W, R, C> {
                 }
             }
         }
-        for r in 0..R {
-            for c in 0..C {
-                super::norm::write(acc[r][c], a[r], 1, at + c * LANES, n);
+        for (a, sums) in a.iter().zip(&acc) {
+            for (c, sum) in sums.iter().enumerate() {
+                super::norm::write(*sum, *a, 1, at + c * LANES, n);
             }
         }
     }

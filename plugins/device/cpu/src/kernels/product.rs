@@ -1,7 +1,8 @@
 //! Sums of products: the one definition that Linear and attention's scores share.
 //!
-//! For a row x and an output w: sixteen accumulators from zero, fused multiply-adds over k ascending in steps
-//! of sixteen, the last step with zeros beyond the end, then the tree of `Lanes::sum`.
+//! For a row x and an output w: sixteen accumulators from zero, fused multiply-adds over k
+//! ascending in steps of sixteen, the last step with zeros beyond the end, then the tree of
+//! `Lanes::sum`.
 #![allow(unsafe_code)]
 // Kernels: every body is pointer arithmetic under the promise that its function states.
 #![allow(unsafe_op_in_unsafe_fn)]
@@ -18,47 +19,82 @@ pub(crate) fn width(dtype: Dtype) -> usize {
     }
 }
 
-/// `R` rows by four outputs of length `k`; a prefetch runs `ahead` bytes before the reads of `w`. The caller has
-/// `k` numbers behind every pointer.
+/// `R` rows by four outputs of length `k`, read once from memory: one output after another, so
+/// that a core sees one stream. The caller has `k` numbers behind every pointer.
 #[inline(always)]
-pub(crate) unsafe fn four<V: Lanes, const R: usize>(
+pub(crate) unsafe fn streamed<V: Lanes, const R: usize>(
     dtype: Dtype,
     x: [*const f32; R],
     w: [*const u8; 4],
     k: usize,
-    ahead: usize,
 ) -> [[f32; 4]; R] {
     match dtype {
-        Dtype::Bf16 => V::call(Quad::<Bf16, R> { x, w, k, ahead, form: PhantomData }),
-        Dtype::F16 => V::call(Quad::<F16, R> { x, w, k, ahead, form: PhantomData }),
-        Dtype::F32 => V::call(Quad::<F32, R> { x, w, k, ahead, form: PhantomData }),
+        Dtype::Bf16 => V::call(Streamed::<Bf16, R> { x, w, k, form: PhantomData }),
+        Dtype::F16 => V::call(Streamed::<F16, R> { x, w, k, form: PhantomData }),
+        Dtype::F32 => V::call(Streamed::<F32, R> { x, w, k, form: PhantomData }),
     }
 }
 
-/// Arguments of `four`, in one form.
-struct Quad<W, const R: usize> {
+/// The same sums over outputs in f32 that lie in a cache: four outputs at once, for the fewest
+/// reads a product.
+#[inline(always)]
+pub(crate) unsafe fn tiled<V: Lanes, const R: usize>(
     x: [*const f32; R],
     w: [*const u8; 4],
     k: usize,
-    ahead: usize,
+) -> [[f32; 4]; R] {
+    V::call(Tiled { x, w, k })
+}
+
+struct Streamed<W, const R: usize> {
+    x: [*const f32; R],
+    w: [*const u8; 4],
+    k: usize,
     form: PhantomData<W>,
 }
 
-impl<W: Stored, const R: usize> Body for Quad<W, R> {
+impl<W: Stored, const R: usize> Body for Streamed<W, R> {
     type Out = [[f32; 4]; R];
 
     #[inline(always)]
     unsafe fn run<V: Lanes>(self) -> [[f32; 4]; R] {
-        let Quad { x, w, k, ahead, .. } = self;
+        let Streamed { x, w, k, .. } = self;
+        let mut acc = [[V::zero(); 4]; R];
+        for o in 0..4 {
+            let sums = sums::<V, W, R, 1>(x, [w[o]], k);
+            for r in 0..R {
+                acc[r][o] = sums[r][0];
+            }
+        }
         let mut out = [[0f32; 4]; R];
-        if V::WIDE || R == 1 {
-            let acc = sums::<V, W, R, 4>(x, w, k, ahead);
+        for r in 0..R {
+            out[r] = V::sum4(acc[r]);
+        }
+        out
+    }
+}
+
+struct Tiled<const R: usize> {
+    x: [*const f32; R],
+    w: [*const u8; 4],
+    k: usize,
+}
+
+impl<const R: usize> Body for Tiled<R> {
+    type Out = [[f32; 4]; R];
+
+    #[inline(always)]
+    unsafe fn run<V: Lanes>(self) -> [[f32; 4]; R] {
+        let Tiled { x, w, k } = self;
+        let mut out = [[0f32; 4]; R];
+        if V::WIDE {
+            let acc = sums::<V, F32, R, 4>(x, w, k);
             for r in 0..R {
                 out[r] = V::sum4(acc[r]);
             }
         } else {
-            let low = sums::<V, W, R, 2>(x, [w[0], w[1]], k, ahead);
-            let high = sums::<V, W, R, 2>(x, [w[2], w[3]], k, ahead);
+            let low = sums::<V, F32, R, 2>(x, [w[0], w[1]], k);
+            let high = sums::<V, F32, R, 2>(x, [w[2], w[3]], k);
             for r in 0..R {
                 out[r] = V::sum4([low[r][0], low[r][1], high[r][0], high[r][1]]);
             }
@@ -73,16 +109,13 @@ unsafe fn sums<V: Lanes, W: Stored, const R: usize, const O: usize>(
     x: [*const f32; R],
     w: [*const u8; O],
     k: usize,
-    ahead: usize,
 ) -> [[V; O]; R] {
     let mut acc = [[V::zero(); O]; R];
     let mut at = 0;
     while at + LANES <= k {
         let mut ws = [V::zero(); O];
         for o in 0..O {
-            let p = w[o].add(at * W::BYTES);
-            V::prefetch(p.wrapping_add(ahead));
-            ws[o] = W::load(p);
+            ws[o] = W::load(w[o].add(at * W::BYTES));
         }
         for r in 0..R {
             let xs = V::load(x[r].add(at));
@@ -143,5 +176,15 @@ unsafe fn widen_from<V: Lanes, W: Stored>(from: *const u8, to: *mut f32, n: usiz
     }
     if at < n {
         W::load_part::<V>(from.add(at * W::BYTES), n - at).store_part(to.add(at), n - at);
+    }
+}
+
+/// Asks for the cache lines of `bytes` bytes; any address will do.
+#[inline(always)]
+pub(crate) fn prefetch(p: *const u8, bytes: usize) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    for at in (0..bytes).step_by(64) {
+        // SAFETY: a prefetch reads nothing that a program could see, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(at).cast()) }
     }
 }

@@ -1,5 +1,5 @@
-//! The lanes as an array: the reference that the vector paths equal bit by bit, and the path of a CPU without
-//! them.
+//! The lanes as an array: the reference that the vector paths equal bit by bit, and the path of a
+//! CPU without them.
 #![allow(unsafe_code)]
 
 use super::lanes::{Body, LANES, Lanes, half_to_f32};
@@ -126,8 +126,6 @@ impl Lanes for Scalar {
     unsafe fn sum4(v: [Self; 4]) -> [f32; 4] {
         v.map(|x| tree(x.0, |a, b| a + b))
     }
-    #[inline(always)]
-    unsafe fn prefetch(_: *const u8) {}
     #[inline(never)]
     unsafe fn call<B: Body>(body: B) -> B::Out {
         // SAFETY: the caller keeps the body's promise; scalars need no features.

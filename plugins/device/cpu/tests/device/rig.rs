@@ -1,5 +1,5 @@
 //! An open device with buffers filled from slices, and numbers to fill them with.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, clippy::unwrap_used)]
 
 use kvern_contract::*;
 use kvern_device_cpu::CpuDevice;
