@@ -13,7 +13,6 @@ use kvern_contract::{
 use kvern_model::Model;
 use kvern_storage::{Budget, Storage};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// A model, ready to run.
 pub struct Engine {
@@ -31,7 +30,6 @@ pub struct Engine {
     /// For each layer the unit of its attention and that of the rest.
     pub(crate) layer_units: Vec<(usize, usize)>,
     pub(crate) head_unit: usize,
-    pub(crate) device_time: Duration,
     pub(crate) model: Arc<Model>,
     pub(crate) context_tokens: u64,
     pub(crate) rows_most: u32,
@@ -88,10 +86,5 @@ impl Engine {
     /// Operations since the last call, each with its time and bytes.
     pub fn take_events(&mut self) -> Vec<Event> {
         self.events.take()
-    }
-
-    /// Time that the engine waited for the device since the load.
-    pub fn device_time(&self) -> Duration {
-        self.device_time
     }
 }

@@ -81,38 +81,52 @@ impl Io {
 
     /// u32 values.
     pub(crate) fn words(&mut self, words: &[u32]) -> Result<Slice> {
-        self.put(words.iter().flat_map(|w| w.to_le_bytes()))
+        let at = self.align();
+        self.push(words);
+        self.place(at)
     }
 
     /// Write targets, one a row.
     pub(crate) fn writes(&mut self, writes: &[RowWrite]) -> Result<Slice> {
-        self.put(writes.iter().flat_map(|w| {
-            let [a, b] = [w.row.to_le_bytes(), w.reserved.to_le_bytes()];
-            w.offset.to_le_bytes().into_iter().chain(a).chain(b)
-        }))
+        let at = self.align();
+        for write in writes {
+            self.bytes.extend_from_slice(&write.offset.to_le_bytes());
+            self.push(&[write.row, write.reserved]);
+        }
+        self.place(at)
     }
 
     /// Sequences of a batch.
     pub(crate) fn spans(&mut self, spans: &[SpanEntry]) -> Result<Slice> {
-        self.put(spans.iter().flat_map(|s| {
-            let words = [s.row, s.rows, s.position, s.entry, s.entries, s.slot];
-            words.into_iter().chain(s.reserved).flat_map(u32::to_le_bytes).collect::<Vec<_>>()
-        }))
+        let at = self.align();
+        for s in spans {
+            self.push(&[s.row, s.rows, s.position, s.entry, s.entries, s.slot]);
+            self.push(&s.reserved);
+        }
+        self.place(at)
     }
 
     /// Pages that attention reads.
     pub(crate) fn entries(&mut self, entries: &[PageEntry]) -> Result<Slice> {
-        self.put(entries.iter().flat_map(|e| {
-            let words = [e.first, e.tokens, e.encoding, e.mask, e.packed, e.reserved];
-            let words = words.into_iter().flat_map(u32::to_le_bytes);
-            e.offset.to_le_bytes().into_iter().chain(words).collect::<Vec<_>>()
-        }))
+        let at = self.align();
+        for e in entries {
+            self.bytes.extend_from_slice(&e.offset.to_le_bytes());
+            self.push(&[e.first, e.tokens, e.encoding, e.mask, e.packed, e.reserved]);
+        }
+        self.place(at)
     }
 
-    fn put(&mut self, bytes: impl Iterator<Item = u8>) -> Result<Slice> {
+    fn push(&mut self, words: &[u32]) {
+        words.iter().for_each(|word| self.bytes.extend_from_slice(&word.to_le_bytes()));
+    }
+
+    /// Where the next table starts in the region.
+    fn align(&mut self) -> usize {
         self.bytes.resize(self.bytes.len().next_multiple_of(ALIGN), 0);
-        let at = self.start + self.bytes.len();
-        self.bytes.extend(bytes);
+        self.start + self.bytes.len()
+    }
+
+    fn place(&self, at: usize) -> Result<Slice> {
         if self.start + self.bytes.len() > self.region.bytes() {
             let text = "a step's tables are larger than was foreseen";
             return Err(Error::new(ErrorKind::Internal, "engine/step", text));

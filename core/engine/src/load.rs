@@ -18,7 +18,6 @@ use kvern_contract::{
 };
 use kvern_storage::{Budget, HostSink, RootHost};
 use std::sync::Arc;
-use std::time::Duration;
 
 impl Engine {
     /// Loads a model. *Errors* OverBudget says what is needed at least; Unsupported names the
@@ -84,7 +83,6 @@ impl Engine {
             kv_dtype: spec.kv_dtype,
             layer_units,
             head_unit,
-            device_time: Duration::ZERO,
             model: spec.model,
             context_tokens,
             rows_most: division.chunk,

@@ -3,6 +3,7 @@
 use crate::family::Plan;
 use crate::spec::PlacementFacts;
 use crate::weights::{Stored, unit_bytes};
+use kvern_contract::placement::HOST_LAYERS_NONE;
 use kvern_contract::{
     Error, ErrorKind, OffloadPolicy, OptionValue, Options, Placement, PlanAsk, Result, Role, Tier,
     TierFacts, Unit, UnitId,
@@ -55,8 +56,16 @@ pub(crate) fn place(
 ) -> Result<Placed> {
     let units = units(plan, stored);
     let mut options = options.clone();
+    let described = policy.describe();
     if room.host_layers == Some(0) {
-        options.insert("host_layers_none".into(), OptionValue::Switch(true));
+        if !described.options.contains_key(HOST_LAYERS_NONE) {
+            let text = format!(
+                "policy {} has no option {HOST_LAYERS_NONE}: it cannot keep no layer at all",
+                described.name
+            );
+            return Err(Error::new(ErrorKind::Unsupported, "offload/plan", text));
+        }
+        options.insert(HOST_LAYERS_NONE.into(), OptionValue::Switch(true));
     }
     let tier = |tier, budget_bytes| TierFacts { tier, budget_bytes, read_bytes_per_second: None };
     let ask = PlanAsk {
@@ -74,7 +83,7 @@ pub(crate) fn place(
         options,
         observed: Vec::new(),
     };
-    let name = policy.describe().name;
+    let name = described.name;
     let answer = policy.plan(&ask)?;
     let resident = check(&name, &units, &answer, room.host_bytes)?;
     let facts = facts(name, plan, &units, &answer, &resident, room.host_layers);

@@ -11,7 +11,7 @@ use crate::pager::{Lost, Rows, Segment, Ticket};
 use kvern_contract::{
     Error, FenceState, Op, Queue, Result, SessionId, Slice, SpanEntry, encoding_word,
 };
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Which rows' logits are wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,13 +56,9 @@ impl Engine {
             batch.push(self.pager.append(ask.session, ask.ids)?);
         }
         let done = self.run(asks, batch.clone(), on_logits);
-        let lost = match &done {
-            Ok(lost) => lost.clone(),
-            Err(_) => vec![true; asks.len()].iter().map(|_| None).collect(),
-        };
-        for (rows, lost) in batch.iter().zip(&lost) {
-            match (&done, lost) {
-                (Ok(_), None) => self.pager.commit(rows)?,
+        for (index, rows) in batch.iter().enumerate() {
+            match &done {
+                Ok(lost) if lost[index].is_none() => self.pager.commit(rows)?,
                 _ => drop(self.pager.rewind(rows.session, rows.position)?),
             }
         }
@@ -295,7 +291,6 @@ impl Engine {
             return Ok(());
         }
         self.io.hand_over()?;
-        let start = Instant::now();
         let fence = self.device.submit(Queue(0), &run.list, &[])?;
         run.list.clear();
         loop {
@@ -308,7 +303,6 @@ impl Engine {
                 }
             }
         }
-        self.device_time += start.elapsed();
         for layer in std::mem::take(&mut run.written) {
             self.pager.fenced(layer, &run.batch)?;
         }

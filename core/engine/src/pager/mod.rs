@@ -86,6 +86,7 @@ impl Pager {
     pub(crate) fn end(&mut self, session: SessionId) -> Result<()> {
         self.cut(session, 0)?;
         self.sessions.remove(&session);
+        self.evictable.retain(|place| place.0 != session);
         self.tell(Ask::End(session));
         Ok(())
     }

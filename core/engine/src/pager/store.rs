@@ -203,8 +203,9 @@ impl Worker {
             found.push(at);
         }
         let left = within.saturating_sub(start.elapsed());
-        let batch = self.storage.read_batch(&mut reads, left).err();
-        let mut done = reads.into_iter().map(|r| r.done.err().or_else(|| batch.clone()));
+        // Each read has its own verdict; what the batch returns is the first of them again.
+        let _first = self.storage.read_batch(&mut reads, left);
+        let mut done = reads.into_iter().map(|r| r.done.err());
         let came: Vec<_> = found
             .into_iter()
             .map(|at| match at? {
