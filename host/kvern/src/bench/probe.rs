@@ -163,14 +163,20 @@ impl Probe {
     }
 }
 
-/// A prompt of exactly so many tokens: as much of a repeated sentence as it takes.
+/// A prompt of exactly so many tokens: as much of a repeated sentence as it takes. Repeated, it may
+/// take fewer tokens than as often alone.
 fn exactly(text: &Text, tokens: usize) -> Outcome<Vec<u32>> {
-    let one = text.encode(FILLER)?.len().max(1);
-    let mut ids = text.encode(&FILLER.repeat(tokens / one + 2))?;
-    if ids.len() < tokens {
-        return Err(Failure::new(format!(
-            "a prompt of {tokens} tokens cannot be made with this tokenizer"
-        )));
+    let mut times = tokens / text.encode(FILLER)?.len().max(1) + 2;
+    let mut ids = text.encode(&FILLER.repeat(times))?;
+    while ids.len() < tokens {
+        times *= 2;
+        let more = text.encode(&FILLER.repeat(times))?;
+        if more.len() <= ids.len() {
+            return Err(Failure::new(format!(
+                "a prompt of {tokens} tokens cannot be made with this tokenizer"
+            )));
+        }
+        ids = more;
     }
     ids.truncate(tokens);
     Ok(ids)
