@@ -126,23 +126,42 @@ unsafe fn widened<V: Lanes>(
     Source { data, dtype: Dtype::F32, stride, panel: true }
 }
 
+/// All tiles of a block. A panel stays while rows pass by; a stream is read once, so its rows wait.
 #[inline(always)]
 unsafe fn tiles<V: Lanes>(task: &Linear, index: usize, sources: &[Source; 2], block: &Block) {
-    let mut row = block.rows.0;
-    while row < block.rows.1 {
-        let rows = V::ROWS.min(block.rows.1 - row);
-        for group in block.groups.0..block.groups.1 {
-            match rows {
-                1 => tile::<V, 1>(task, index, sources, row, group),
-                2 if V::ROWS > 1 => tile::<V, 2>(task, index, sources, row, group),
-                3 if V::ROWS > 2 => tile::<V, 3>(task, index, sources, row, group),
-                4 if V::ROWS > 3 => tile::<V, 4>(task, index, sources, row, group),
-                5 if V::ROWS > 4 => tile::<V, 5>(task, index, sources, row, group),
-                _ if V::ROWS > 5 => tile::<V, 6>(task, index, sources, row, group),
-                _ => {}
+    let ((top, bottom), (left, right)) = (block.rows, block.groups);
+    if sources[0].panel {
+        for row in (top..bottom).step_by(V::ROWS) {
+            for group in left..right {
+                rows::<V>(task, index, sources, (row, bottom), group);
             }
         }
-        row += rows;
+    } else {
+        for group in left..right {
+            for row in (top..bottom).step_by(V::ROWS) {
+                rows::<V>(task, index, sources, (row, bottom), group);
+            }
+        }
+    }
+}
+
+/// The tile of a group that starts at a row and ends before another.
+#[inline(always)]
+unsafe fn rows<V: Lanes>(
+    task: &Linear,
+    index: usize,
+    sources: &[Source; 2],
+    (row, bottom): (usize, usize),
+    group: usize,
+) {
+    match V::ROWS.min(bottom - row) {
+        1 => tile::<V, 1>(task, index, sources, row, group),
+        2 if V::ROWS > 1 => tile::<V, 2>(task, index, sources, row, group),
+        3 if V::ROWS > 2 => tile::<V, 3>(task, index, sources, row, group),
+        4 if V::ROWS > 3 => tile::<V, 4>(task, index, sources, row, group),
+        5 if V::ROWS > 4 => tile::<V, 5>(task, index, sources, row, group),
+        _ if V::ROWS > 5 => tile::<V, 6>(task, index, sources, row, group),
+        _ => {}
     }
 }
 
