@@ -38,16 +38,9 @@ fn merged<T: Serialize>(items: impl Iterator<Item = T>) -> Value {
     merge_values(&items.filter_map(|x| serde_json::to_value(x).ok()).collect::<Vec<_>>())
 }
 
-/// Resources of several loads: a summary for each number.
+/// Resources of several loads: a summary for each number, and the reasons on which all agree.
 pub fn merge_loads(loads: &[Resources]) -> Value {
-    without_reasons(merged(loads.iter()))
-}
-
-fn without_reasons(mut value: Value) -> Value {
-    if let Some(map) = value.as_object_mut() {
-        map.shift_remove("null_reasons");
-    }
-    value
+    merged(loads.iter())
 }
 
 fn memory(requests: &[Request]) -> Value {
@@ -139,7 +132,7 @@ pub fn merge_requests(requests: &[Request]) -> Value {
             "kv_cache_strategy": merged(requests.iter().map(|r| &r.kv_cache_strategy)),
             "kv_cache_adaptation": merged(requests.iter().map(|r| &r.kv_cache_adaptation)),
             "cache_dir_size_mb": sum_of(requests, |r| r.cache_dir_size_mb),
-            "cache_state": without_reasons(merged(requests.iter().map(|r| &r.cache_state))),
+            "cache_state": merged(requests.iter().map(|r| &r.cache_state)),
         },
         "offload": {
             "cpu_policy": merged(requests.iter().map(|r| &r.offload_cpu_policy)),
@@ -154,6 +147,8 @@ pub fn merge_requests(requests: &[Request]) -> Value {
         },
         "native_runtime_profile": profile(requests),
         "selector": selector(requests),
+        // By the names that a request has for them.
+        "null_reasons": merged(requests.iter().map(|r| &r.null_reasons)),
     })
 }
 

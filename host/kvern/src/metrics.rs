@@ -179,7 +179,7 @@ fn chunked_prefill(outcome: &Outcome) -> ChunkedPrefill {
 }
 
 /// An accelerator's memory. A processor has none of its own: its fields stay null.
-fn accelerator(resources: &mut Resources, facts: &Facts) {
+pub fn accelerator(resources: &mut Resources, facts: &Facts) {
     if facts.device.kind == "cpu" {
         let why = "the device is a processor";
         for key in [

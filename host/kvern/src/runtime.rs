@@ -124,7 +124,7 @@ impl Prepared {
             plugins.offload.origin.clone(),
             plugins.device.origin.clone(),
         ];
-        let engine = Engine::load(EngineSpec {
+        let mut engine = Engine::load(EngineSpec {
             model: Arc::clone(&model),
             storage: PreadPool::new(STORAGE_THREADS),
             device: plugins.device.plugin,
@@ -146,7 +146,8 @@ impl Prepared {
             log: Arc::new(log::line),
         })?;
         interrupt::check()?;
-        let (load_time, load_resources) = (began.elapsed(), meter.finish());
+        let (load_time, mut load_resources) = (began.elapsed(), meter.finish());
+        metrics::accelerator(&mut load_resources, &engine.facts());
         let selection = plan.selection;
         Ok(Runtime { engine, model, selection, origins, load_time, load_resources })
     }

@@ -52,7 +52,7 @@ fn lane(
     details.insert("device".into(), json!(session.device));
     details.insert("use_specialization".into(), json!(specialization));
     details.insert("plan_state".into(), json!(plan.map(|p| p.state)));
-    details.insert("family".into(), json!(plan.and_then(|p| p.family)));
+    details.insert("family".into(), json!(plan.and_then(|p| p.family).unwrap_or("none")));
     details.insert("passes".into(), json!(plan.map(|p| &p.passes)));
     if !specialization {
         details.insert("backend".into(), json!("generic"));

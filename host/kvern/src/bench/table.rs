@@ -5,7 +5,7 @@ use kvern_report::{Lane, LaneStatus, Report};
 use serde_json::Value;
 
 /// Fixed, so that the table is the same everywhere.
-const WIDTH: u16 = 100;
+const WIDTH: u16 = 110;
 
 /// A table of the lanes, and a line of what planning cost.
 pub fn of(report: &Report) -> String {
