@@ -127,3 +127,80 @@ impl Drop for Pool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::Isa;
+    use crate::task::{Attention, Map, Strided, Task};
+    use kvern_contract::{ErrorKind, MapKind};
+    use std::ptr::{null, null_mut};
+
+    /// A task that `check` would refuse: without kv heads, its plan divides by zero.
+    fn broken() -> Task {
+        Task::Attention(Attention {
+            q: null(),
+            out: null_mut(),
+            state: null_mut(),
+            rows: 0,
+            spans: null(),
+            sequences: 0,
+            entries: null(),
+            entry_count: 0,
+            masks: null(),
+            mask_count: 0,
+            pool: null(),
+            pool_bytes: 0,
+            sinks: null(),
+            heads: 1,
+            kv_heads: 0,
+            key_dim: 1,
+            value_dim: 1,
+            scale: 1.0,
+            softcap: 0.0,
+            window: 0,
+            keep: 0,
+            causal: true,
+            first: true,
+            last: true,
+        })
+    }
+
+    fn double(values: &mut [f32]) -> Task {
+        let all = Strided { at: values.as_mut_ptr(), row: 0, group: 0, step: 1 };
+        let (width, kind) = (values.len(), MapKind::Scale);
+        let (rows, groups, scalar) = (1, 1, 2.0);
+        Task::Map(Map { a: all, b: all, out: all, kind, rows, groups, width, scalar })
+    }
+
+    #[test]
+    fn a_panic_fails_its_list_and_the_workers_go_on() {
+        for workers in 1..=3 {
+            let pool = Pool::start(workers).unwrap();
+            let mut values = vec![1f32; 9000];
+            let mut run = |broken: Option<Task>| {
+                let tasks = broken.into_iter().chain([double(&mut values)]).collect();
+                let own = vec![null_mut(); workers];
+                let job = Arc::new(Job::new(tasks, Isa::Scalar, own, null_mut()));
+                pool.run(&job);
+                job.failure()
+            };
+            assert_eq!(run(None), None);
+            assert_eq!(run(Some(broken())), Some(ErrorKind::Panicked));
+            assert_eq!(run(None), None);
+            assert!(values.iter().all(|v| *v == 4.0), "the failed list computed nothing");
+        }
+    }
+
+    #[test]
+    fn workers_wake_for_a_list_after_they_slept() {
+        let pool = Pool::start(2).unwrap();
+        let mut values = vec![1f32; 9000];
+        for _ in 0..5 {
+            std::thread::sleep(10 * IDLE);
+            let tasks = vec![double(&mut values)];
+            pool.run(&Arc::new(Job::new(tasks, Isa::Scalar, vec![null_mut(); 2], null_mut())));
+        }
+        assert!(values.iter().all(|v| *v == 32.0));
+    }
+}
