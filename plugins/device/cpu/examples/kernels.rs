@@ -173,11 +173,11 @@ fn main() {
     };
     for rows in [1, 4, 512] {
         let cases: [Case; 5] = [
-            ("qkv", &[(576, 576), (192, 576), (192, 576)], 60),
-            ("o", &[(576, 576)], 100),
-            ("gate, up", &[(1536, 576), (1536, 576)], 20),
-            ("down", &[(576, 1536)], 40),
-            ("head", &[(49152, 576)], 1),
+            ("qkv", &[(576, 576), (192, 576), (192, 576)], 240),
+            ("o", &[(576, 576)], 400),
+            ("gate, up", &[(1536, 576), (1536, 576)], 80),
+            ("down", &[(576, 1536)], 160),
+            ("head", &[(49152, 576)], 5),
         ];
         for (name, shapes, layers) in cases {
             if rows > 4 && name == "head" {
@@ -191,7 +191,7 @@ fn main() {
             line(&format!("{name}, {rows} rows"), (bytes, flops), took);
         }
     }
-    for (rows, layers) in [(1, 30), (512, 1), (2048, 1)] {
+    for (rows, layers) in [(1, 150), (512, 1), (2048, 1)] {
         let mut bench = Bench { device: CpuDevice::new() };
         bench.device.open(&rig::spec(&isa, threads), rig::host()).expect("the isa is here");
         let (ops, bytes, flops) = attention(&mut bench, rows, 2048, layers);
