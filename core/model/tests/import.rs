@@ -109,6 +109,13 @@ fn what_is_not_known_is_refused_by_name() {
         bytes[at + 4 + 8 * dims..at + 8 + 8 * dims].copy_from_slice(&code.to_le_bytes());
         bytes
     };
+    let moved = |name: &str, offset: u64| {
+        let at = GGUF.windows(name.len()).rposition(|w| w == name.as_bytes()).unwrap() + name.len();
+        let dims = u32::from_le_bytes(GGUF[at..at + 4].try_into().unwrap()) as usize;
+        let mut bytes = GGUF.to_vec();
+        bytes[at + 8 + 8 * dims..at + 16 + 8 * dims].copy_from_slice(&offset.to_le_bytes());
+        bytes
+    };
     let version = |n: u8| [b"GGUF", &[n][..], &GGUF[5..]].concat();
     let cases: Vec<(Vec<u8>, ErrorKind, &str)> = vec![
         (
@@ -134,6 +141,10 @@ fn what_is_not_known_is_refused_by_name() {
             ErrorKind::Damaged,
             "mlp.gate_proj.weight is missing",
         ),
+        (moved("blk.0.attn_q.weight", 0), ErrorKind::Damaged, "overlap"),
+        (moved("blk.0.attn_q.weight", 8), ErrorKind::Damaged, "starts at 8, no multiple of 32"),
+        (moved("blk.0.attn_q.weight", 1 << 40), ErrorKind::Damaged, "ends past the file's"),
+        (moved("blk.0.attn_q.weight", u64::MAX - 31), ErrorKind::Damaged, "ends past the file's"),
         (version(1), ErrorKind::Unsupported, "GGUF version 1, known are 2 and 3"),
         (version(4), ErrorKind::Unsupported, "GGUF version 4"),
         (b"GGML".to_vec(), ErrorKind::Damaged, "does not begin with GGUF"),

@@ -157,7 +157,8 @@ fn a_stream_keeps_leading_spaces_and_byte_runs_as_the_full_decode() {
         vocab[format!("<0x{byte:02X}>")] = json!(5 + byte);
     }
     let tokenizer = json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [{"id": 0, "content": "<unk>", "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true}], "normalizer": null,
         "pre_tokenizer": null, "post_processor": null,
         "decoder": {"type": "Sequence", "decoders": [
             {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
@@ -186,6 +187,10 @@ fn a_stream_keeps_leading_spaces_and_byte_runs_as_the_full_decode() {
         assert_eq!(found, text.decode(&ids, false).unwrap(), "{ids:?}");
     }
     assert_eq!(text.decode(&[1, 2, 4], false).unwrap(), "Hello world!");
+    // A token that is left out is no context: after it, a space is still not the text's first.
+    let mut stream = text.stream(true);
+    let found: String = [1, 0, 2].iter().map(|id| stream.push(*id).unwrap()).collect();
+    assert_eq!(found, "Hello world");
 }
 
 /// Feeds a text cut into pieces of every length; the outcome may not depend on the cut.
