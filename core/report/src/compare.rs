@@ -22,7 +22,8 @@ pub struct MetricDelta {
 pub struct Comparison {
     /// By name.
     pub metrics: BTreeMap<String, MetricDelta>,
-    /// Names that got worse by more than 5 percent, sorted. One run against one run: noise is in it.
+    /// Names that got worse by more than 5 percent, sorted. One run against one run: noise is in
+    /// it.
     pub potential_regressions: Vec<String>,
 }
 

@@ -4,8 +4,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value};
 
-/// A value with sorted keys and floats rounded to 6 decimals. What is not a finite number is null: whoever
-/// builds the document says why in `null_reasons`.
+/// A value with sorted keys and floats rounded to 6 decimals. What is not a finite number is null:
+/// whoever builds the document says why in `null_reasons`.
 pub fn rounded(value: &impl Serialize) -> Result<Value, String> {
     serde_json::to_value(value).map(normal).map_err(|e| format!("cannot be written as JSON: {e}"))
 }

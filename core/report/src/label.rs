@@ -1,7 +1,7 @@
 //! Which codebase a run measured: a remote's address, reduced to what names the repository.
 
-/// `host/owner/repo` of a remote's address: user, secret, port, query and `.git` go. `None` where nothing is
-/// left to name it by, and for `file://`: the caller takes the directory's name.
+/// `host/owner/repo` of a remote's address: user, secret, port, query and `.git` go. `None` where
+/// nothing is left to name it by, and for `file://`: the caller takes the directory's name.
 pub fn codebase_label(remote: &str) -> Option<String> {
     let remote = remote.trim().split(['?', '#']).next().unwrap_or_default();
     if remote.starts_with("file://") {

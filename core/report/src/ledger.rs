@@ -1,7 +1,8 @@
 //! The ledger: every run's payload and summary, found again by what makes runs comparable.
 //!
-//! `records/<time>-<kind>.json` holds a run, `index.jsonl` one line a run (append only, locked), `latest/` the
-//! newest run of a key. A half-written last line is completed with a line end before the next one is appended.
+//! `records/<time>-<kind>.json` holds a run, `index.jsonl` one line a run (append only, locked),
+//! `latest/` the newest run of a key. A half-written last line is completed with a line end before
+//! the next one is appended.
 
 use crate::compare::{Comparison, compare};
 use crate::document::{compact, parse, pretty};
@@ -44,8 +45,8 @@ pub struct Recorded {
     pub comparison: Option<Comparison>,
 }
 
-/// Records a run under `root`, which is created; `stamp` is its time, sortable and without colons. The error is
-/// one line that names the path.
+/// Records a run under `root`, which is created; `stamp` is its time, sortable and without colons.
+/// The error is one line that names the path.
 pub fn record(root: &Path, mut run: Run, stamp: &str) -> Result<Recorded, String> {
     let at = |path: &Path, e: std::io::Error| format!("{}: {e}", path.display());
     let (records, latest) = (root.join("records"), root.join("latest"));
@@ -59,7 +60,8 @@ pub fn record(root: &Path, mut run: Run, stamp: &str) -> Result<Recorded, String
         .create(true)
         .open(&index_path)
         .map_err(|e| at(&index_path, e))?;
-    // Held until `index` is dropped: lookup, record and index line of one run are one step to other processes.
+    // Held until `index` is dropped: lookup, record and index line of one run are one step to other
+    // processes.
     index.lock().map_err(|e| at(&index_path, e))?;
 
     let key = compact(&run.comparison_key)?;
@@ -78,7 +80,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// The summary of the newest run of a key: `latest` holds it, else the index does, read from its end.
+/// The summary of the newest run of a key: `latest` holds it, else the index does, read from its
+/// end.
 fn previous(newest: &Path, index: &mut File, key: &str) -> Option<Map<String, Value>> {
     let summary = |line: &str| {
         let value: Value = parse(line).ok()?;

@@ -1,7 +1,9 @@
-//! The benchmark report: its wire format, its statistics and its ledger. The only crate that knows how a report
-//! is spelled. It measures nothing: what it is not given is `null`, with a reason beside it.
+//! The benchmark report: its wire format, its statistics and its ledger. The only crate that knows
+//! how a report is spelled. It measures nothing: what it is not given is `null`, with a reason
+//! beside it.
 //!
-//! Units are in the names: `_ms` milliseconds, `_mb` MiB (2^20 bytes), percent of one core or one device.
+//! Units are in the names: `_ms` milliseconds, `_mb` MiB (2^20 bytes), percent of one core or one
+//! device.
 #![forbid(unsafe_code)]
 
 mod compare;

@@ -1,4 +1,5 @@
-//! Several requests as one `metrics` object: a summary or null for each number, a string where all agree.
+//! Several requests as one `metrics` object: a summary or null for each number, a string where all
+//! agree.
 
 use crate::request::{Request, Resources};
 use crate::stats::Sum;
@@ -14,8 +15,8 @@ fn sum_of<T>(items: &[T], get: impl Fn(&T) -> Option<f64>) -> Value {
     sum(&items.iter().filter_map(get).collect::<Vec<_>>())
 }
 
-/// Merges values of one shape: numbers to a summary, objects key by key, anything else only where all agree.
-/// Nulls among numbers are left out; nothing but nulls is null.
+/// Merges values of one shape: numbers to a summary, objects key by key, anything else only where
+/// all agree. Nulls among numbers are left out; nothing but nulls is null.
 pub fn merge_values(values: &[Value]) -> Value {
     let present: Vec<&Value> = values.iter().filter(|v| !v.is_null()).collect();
     let Some(first) = present.first() else { return Value::Null };

@@ -3,8 +3,8 @@
 use crate::request::NullReasons;
 use serde::{Deserialize, Serialize};
 
-/// `cache_state`. Tokens, bytes, artifacts, compactions, spills and evictions are sums over layers: 100 tokens
-/// in 30 layers are 3000 tokens.
+/// `cache_state`. Tokens, bytes, artifacts, compactions, spills and evictions are sums over layers:
+/// 100 tokens in 30 layers are 3000 tokens.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct CacheState {
     /// The strategy that ran.

@@ -18,7 +18,8 @@ pub struct Sum {
 }
 
 impl Sum {
-    /// Summarises samples in any order; `None` where there are none, or one of them is not a number.
+    /// Summarises samples in any order; `None` where there are none, or one of them is not a
+    /// number.
     pub fn of(samples: &[f64]) -> Option<Sum> {
         if samples.is_empty() || samples.iter().any(|x| !x.is_finite()) {
             return None;

@@ -1,4 +1,5 @@
-//! The three plugins of a run: by what was asked for, else by the table, each opened and held to its manifest.
+//! The three plugins of a run: by what was asked for, else by the table, each opened and held to
+//! its manifest.
 
 use crate::fail::{Failure, Outcome};
 use crate::log;
@@ -87,7 +88,8 @@ fn wrong_kind(kind: Kind, plugin: &Plugin, origin: &Origin) -> Failure {
     Failure::new(format!("{} is a {found}, expected a {}", origin.library.display(), kind.title()))
 }
 
-/// Opens the KV strategy: the pinned one, else the first of the selector's chain that is found and opens.
+/// Opens the KV strategy: the pinned one, else the first of the selector's chain that is found and
+/// opens.
 pub fn kv(
     settings: &Settings,
     found: &Discovery,
@@ -136,8 +138,8 @@ fn walk(found: &Discovery, selection: &Selection) -> Outcome<Opened> {
         let names = found.names(Kind::Kv);
         let names = if names.is_empty() { "none".into() } else { names.join(", ") };
         Failure::new(format!(
-            "the selector chose `{}`, and none of {} is found; found: {names}; give --manifests, or a \
-             strategy by --kv-cache-strategy or --kv",
+            "the selector chose `{}`, and none of {} is found; found: {names}; give --manifests, \
+             or a strategy by --kv-cache-strategy or --kv",
             selection.selected,
             selection.chain.join(", ")
         ))

@@ -156,7 +156,8 @@ impl Layer {
         Layer::parse(path, &text)
     }
 
-    /// `kvern.toml` in the working directory, or the file that `KVERN_CONFIG` names; nothing where neither is.
+    /// `kvern.toml` in the working directory, or the file that `KVERN_CONFIG` names; nothing where
+    /// neither is.
     pub fn configured() -> Outcome<Layer> {
         if let Some(path) = std::env::var_os("KVERN_CONFIG") {
             return Layer::profile(Path::new(&path));
@@ -239,7 +240,8 @@ mod tests {
     fn a_profile_names_plugins_budgets_and_directories() {
         let layer = parse(
             "[profile]\nname = \"small\"\n[kv]\nplugin = \"x\"\n[kv.options]\ntokens = 64\n\
-             [budgets]\nmemory = \"2GiB\"\n[directories]\ncache = \"/c\"\n[run]\nkv_dtype = \"f32\"\n",
+             [budgets]\nmemory = \"2GiB\"\n[directories]\ncache = \"/c\"\n\
+             [run]\nkv_dtype = \"f32\"\n",
         )
         .unwrap();
         assert_eq!(layer.memory_budget, Some(2 << 30));

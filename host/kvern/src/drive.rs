@@ -33,7 +33,8 @@ const NAMES: [(u64, &str); 11] = [
 ];
 
 impl Drive {
-    /// Looks at a directory, or at its nearest ancestor that is there. Writes a page and reads it back.
+    /// Looks at a directory, or at its nearest ancestor that is there. Writes a page and reads it
+    /// back.
     pub fn of(directory: &Path) -> Drive {
         let absolute = std::path::absolute(directory).unwrap_or_else(|_| directory.into());
         let there = absolute.ancestors().find(|p| p.is_dir()).unwrap_or(Path::new("/"));

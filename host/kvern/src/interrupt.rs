@@ -1,4 +1,5 @@
-//! Ctrl-C: the first one asks the run to end after the current token, a second one ends the process at once.
+//! Ctrl-C: the first one asks the run to end after the current token, a second one ends the process
+//! at once.
 
 use crate::fail::{Failure, Outcome};
 use std::sync::atomic::{AtomicBool, Ordering};

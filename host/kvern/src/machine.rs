@@ -80,7 +80,8 @@ fn isa() -> Vec<&'static str> {
     Vec::new()
 }
 
-/// The tightest limits of memory (bytes) and processor (cores), over this process's cgroups and their parents.
+/// The tightest limits of memory (bytes) and processor (cores), over this process's cgroups and
+/// their parents.
 fn limits() -> (Option<u64>, Option<f64>) {
     let (mut memory, mut cores) = (None, None);
     for line in read_to_string("/proc/self/cgroup").unwrap_or_default().lines() {

@@ -1,8 +1,8 @@
-//! `kvern`: parses, discovers, loads, plans, runs and reports. What it computes, the engine computes; what is a
-//! matter of opinion, a plugin decides.
+//! `kvern`: parses, discovers, loads, plans, runs and reports. What it computes, the engine
+//! computes; what is a matter of opinion, a plugin decides.
 //!
-//! Stdout carries what was asked for; everything else goes to stderr. A failure is one line and an exit code: 2
-//! for bad flags, 130 after Ctrl-C, 1 otherwise.
+//! Stdout carries what was asked for; everything else goes to stderr. A failure is one line and an
+//! exit code: 2 for bad flags, 130 after Ctrl-C, 1 otherwise.
 #![forbid(unsafe_code)]
 
 mod bench;

@@ -33,8 +33,9 @@ pub enum Reference {
 }
 
 impl Reference {
-    /// Nothing or `tiny-austen` is the embedded model; else a directory, or a name in the models directory, where
-    /// `owner/name@revision` is `owner--name--revision`, or what was pulled under that name.
+    /// Nothing or `tiny-austen` is the embedded model; else a directory, or a name in the models
+    /// directory, where `owner/name@revision` is `owner--name--revision`, or what was pulled under
+    /// that name.
     pub fn resolve(reference: Option<&str>, models_dir: &Path) -> Outcome<Reference> {
         let Some(text) = reference.filter(|text| *text != EMBEDDED) else {
             return Ok(Reference::Embedded);

@@ -1,5 +1,5 @@
-//! The plan of a run, made without weights: which family a config belongs to, which passes it gets, how large it
-//! is, and which KV strategy suits it.
+//! The plan of a run, made without weights: which family a config belongs to, which passes it gets,
+//! how large it is, and which KV strategy suits it.
 
 use crate::fail::{Failure, Outcome};
 use crate::machine::Machine;
@@ -73,7 +73,8 @@ pub struct PlanAsk<'a> {
     pub specialization: bool,
 }
 
-/// Plans a run of a model that may not be there: then nothing is known of it, and nothing specialises.
+/// Plans a run of a model that may not be there: then nothing is known of it, and nothing
+/// specialises.
 pub fn plan(
     reference: Option<&str>,
     models_dir: &Path,
@@ -117,7 +118,8 @@ fn family_of(config: &Value) -> Option<&'static Family> {
     matching.next().filter(|_| matching.next().is_none())
 }
 
-/// Parameters of a decoder's matrices and norms, all experts counted; `None` where a size is missing.
+/// Parameters of a decoder's matrices and norms, all experts counted; `None` where a size is
+/// missing.
 pub fn parameters(config: &Value) -> Option<u64> {
     let config = config.get("text_config").filter(|c| c.is_object()).unwrap_or(config);
     let number = |key: &str| config.get(key).and_then(Value::as_u64);
@@ -158,7 +160,8 @@ mod tests {
         let found = plan(None, Path::new("/nowhere"), &machine, &ask(true)).unwrap();
         assert_eq!((found.family, found.state), (Some("llama"), "planned"));
         assert_eq!(found.passes, DENSE);
-        // 2048 x 192 embedding, tied; 6 layers of 2 x 192 x 32 x 8 + 3 x 192 x 512 + 2 x 192; the last norm.
+        // 2048 x 192 embedding, tied; 6 layers of 2 x 192 x 32 x 8 + 3 x 192 x 512 + 2 x 192; the
+        // last norm.
         assert_eq!(found.parameters, Some(393_216 + 6 * (98_304 + 294_912 + 384) + 192));
         let generic = plan(None, Path::new("/nowhere"), &machine, &ask(false)).unwrap();
         assert_eq!((generic.family, generic.state), (None, "fallback"));

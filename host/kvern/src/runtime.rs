@@ -194,8 +194,8 @@ pub struct Answer {
 }
 
 impl Runtime {
-    /// Runs a request on a session. `on_text` gets each piece of text; its failure ends the request and is the
-    /// answer. Ctrl-C ends it too, and is the outcome's `finish`.
+    /// Runs a request on a session. `on_text` gets each piece of text; its failure ends the request
+    /// and is the answer. Ctrl-C ends it too, and is the outcome's `finish`.
     pub fn ask(
         &mut self,
         session: kvern_contract::SessionId,

@@ -1,6 +1,6 @@
-//! The one table of plugin names: which KV strategy suits a model and a machine, and which device and policy run
-//! where nothing was asked for. A name that is not discovered is passed over; everything else in the host takes
-//! plugins as they are found.
+//! The one table of plugin names: which KV strategy suits a model and a machine, and which device
+//! and policy run where nothing was asked for. A name that is not discovered is passed over;
+//! everything else in the host takes plugins as they are found.
 
 use crate::fail::{Failure, Outcome};
 

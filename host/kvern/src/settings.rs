@@ -1,5 +1,5 @@
-//! What was asked for, once every source has spoken: flags, then `KVERN_*`, then the profile manifest, then
-//! `kvern.toml`, then defaults.
+//! What was asked for, once every source has spoken: flags, then `KVERN_*`, then the profile
+//! manifest, then `kvern.toml`, then defaults.
 
 use crate::cli::{EngineArgs, ModelArgs, PluginArgs, RunArgs};
 use crate::config::Layer;
@@ -87,8 +87,8 @@ impl Settings {
         let file = Layer::configured()?;
         if plugins.offload_gpu_layers.is_some_and(|n| n > 0) {
             return Err(Failure::usage(
-                "--offload-gpu-layers: layers are kept on an accelerator by the budget of its device \
-                 plugin; give 0 or leave it out",
+                "--offload-gpu-layers: layers are kept on an accelerator by the budget of its \
+                 device plugin; give 0 or leave it out",
             ));
         }
         let (name, library) = by_name_or_library(plugins.kv_cache_strategy.clone());

@@ -4,7 +4,8 @@ use crate::{Ended, Scratch, binary, command, ended, repository};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-/// `bin/kvern`, `lib/kvern/*.so` and `share/kvern/manifests` in a scratch directory, as `install` lays them out.
+/// `bin/kvern`, `lib/kvern/*.so` and `share/kvern/manifests` in a scratch directory, as `install`
+/// lays them out.
 pub struct Layout {
     /// The prefix.
     pub scratch: Scratch,

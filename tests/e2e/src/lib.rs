@@ -1,4 +1,5 @@
-//! Runs the built binary as a user would: a process, its streams, its exit code. Nothing of the host is linked.
+//! Runs the built binary as a user would: a process, its streams, its exit code. Nothing of the
+//! host is linked.
 //!
 //! The binary is the one that `KVERN_BIN` names, else what cargo says it has built.
 
@@ -30,7 +31,8 @@ pub fn binary() -> &'static Path {
     BINARY.get_or_init(|| std::env::var_os("KVERN_BIN").map_or_else(build, PathBuf::from))
 }
 
-/// Builds as `cargo kvern` does, so that nothing is built twice, and reads from cargo where the binary is.
+/// Builds as `cargo kvern` does, so that nothing is built twice, and reads from cargo where the
+/// binary is.
 fn build() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
@@ -67,8 +69,8 @@ impl Ended {
         serde_json::from_str(&self.stdout).expect("stdout is one JSON document")
     }
 
-    /// Asserts a refusal: this code, nothing on stdout, one line on stderr that begins with the program's name, no
-    /// panic and no usage text. Answers the line.
+    /// Asserts a refusal: this code, nothing on stdout, one line on stderr that begins with the
+    /// program's name, no panic and no usage text. Answers the line.
     pub fn refused(&self, code: i32) -> &str {
         assert_eq!(self.code, Some(code), "{self:?}");
         assert_eq!(self.stdout, "", "{self:?}");

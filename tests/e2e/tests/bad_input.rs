@@ -1,4 +1,5 @@
 //! What is wrong is refused in one line, with an exit code, and nothing half-written.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use kvern_e2e::{Scratch, binary, kvern, tiny_austen};
 use serde_json::{Value, json};

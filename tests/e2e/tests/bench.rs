@@ -1,9 +1,11 @@
 //! The report: every key there, every null explained, both lanes measured, the ledger kept.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use kvern_e2e::{Scratch, kvern};
 use serde_json::Value;
 
-/// Every null of a document must have its reason beside it; `allowed` are keys that are null by their meaning.
+/// Every null of a document must have its reason beside it; `allowed` are keys that are null by
+/// their meaning.
 fn explained(value: &Value, path: &str, allowed: &[&str], bad: &mut Vec<String>) {
     match value {
         Value::Object(map) => {

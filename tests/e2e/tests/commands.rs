@@ -1,4 +1,5 @@
 //! Help, settings and the small commands.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use kvern_e2e::{Scratch, binary, command, ended, kvern, repository, tiny_austen};
 use serde_json::Value;

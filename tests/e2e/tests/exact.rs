@@ -1,4 +1,5 @@
 //! Where history and weights lie changes nothing of what is said.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use kvern_e2e::{Scratch, kvern, tiny_austen};
 use serde_json::Value;

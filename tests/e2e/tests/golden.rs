@@ -1,4 +1,5 @@
 //! The embedded model says what transformers says on the same weights.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use kvern_e2e::{Scratch, kvern, tiny_austen};
 use serde_json::Value;

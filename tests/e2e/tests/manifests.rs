@@ -1,5 +1,6 @@
-//! An installation finds its plugins; each way in which a manifest can be wrong is one line with file, line and
-//! cure.
+//! An installation finds its plugins; each way in which a manifest can be wrong is one line with
+//! file, line and cure.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use kvern_e2e::{Ended, Layout};
 use std::os::unix::fs::PermissionsExt;

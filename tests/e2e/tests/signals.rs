@@ -1,4 +1,6 @@
-//! Ctrl-C ends after the current token; a reader that has enough is no error; neither leaves anything on disk.
+//! Ctrl-C ends after the current token; a reader that has enough is no error; neither leaves
+//! anything on disk.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use kvern_e2e::{Scratch, binary, command, ended};
 use std::io::Read;

@@ -125,7 +125,8 @@ mod tests {
         let bytes = weights();
         let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
         let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
-        let end = header.as_object().unwrap().values().last().unwrap()["data_offsets"][1].as_u64();
+        let end =
+            header.as_object().unwrap().values().next_back().unwrap()["data_offsets"][1].as_u64();
         assert_eq!(end, Some((bytes.len() - 8 - length) as u64));
     }
 }

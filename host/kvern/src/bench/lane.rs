@@ -103,7 +103,8 @@ fn shown(command: &[OsString]) -> Vec<String> {
     std::iter::once("kvern".to_string()).chain(words).collect()
 }
 
-/// Drops the model's pages from the page cache, so that a cold start reads the drive. Says what was done.
+/// Drops the model's pages from the page cache, so that a cold start reads the drive. Says what was
+/// done.
 fn drop_pages(reference: Option<&Reference>) -> Value {
     let Some(directory) = reference.and_then(Reference::path) else {
         return json!({"dropped_files": 0, "absence_checked": false,

@@ -1,5 +1,5 @@
-//! `kvern bench`: lanes in fresh processes, planning in this one, one report on stdout. What was not measured is
-//! null, with the reason beside it.
+//! `kvern bench`: lanes in fresh processes, planning in this one, one report on stdout. What was
+//! not measured is null, with the reason beside it.
 
 mod fixture;
 mod flags;

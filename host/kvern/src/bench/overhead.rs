@@ -1,5 +1,5 @@
-//! What planning costs, measured in this process and without weights: for the requested model, and for one that
-//! nothing specialises.
+//! What planning costs, measured in this process and without weights: for the requested model, and
+//! for one that nothing specialises.
 
 use super::Session;
 use super::fixture::Fixture;

@@ -1,6 +1,7 @@
 //! `bench` and `bench probe`.
 
 use super::groups::{EngineArgs, PluginArgs};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -48,7 +49,7 @@ pub struct CompareFlags {
     #[arg(long, value_name = "DIR", env = "KVERN_BENCHMARK__HISTORY_DIR", hide_env_values = true)]
     pub history_dir: Option<PathBuf>,
     /// Label of the codebase in the ledger, instead of the origin remote's.
-    #[arg(long, value_name = "LABEL", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "LABEL", value_parser = NonEmptyStringValueParser::new())]
     pub history_codebase_label: Option<String>,
     /// Leaves the ledger alone.
     #[arg(long)]

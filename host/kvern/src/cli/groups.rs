@@ -1,5 +1,6 @@
-//! Flags that several commands share. A flag that is not given comes from the environment, then from the
-//! profile manifest, then from `kvern.toml`, then from a default: so nothing here has a default of its own.
+//! Flags that several commands share. A flag that is not given comes from the environment, then
+//! from the profile manifest, then from `kvern.toml`, then from a default: so nothing here has a
+//! default of its own.
 
 use super::size::parse_size;
 use clap::{Args, ValueEnum};

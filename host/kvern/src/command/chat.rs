@@ -58,7 +58,8 @@ pub fn run(args: &ChatArgs) -> Outcome<()> {
     Ok(())
 }
 
-/// Lines of stdin as they come, and `None` at Ctrl-C: so that waiting for a line can be interrupted.
+/// Lines of stdin as they come, and `None` at Ctrl-C: so that waiting for a line can be
+/// interrupted.
 fn lines() -> Receiver<Option<String>> {
     let (sender, receiver) = channel();
     let reader = sender.clone();
@@ -122,8 +123,8 @@ impl Conversation {
         Ok(ids)
     }
 
-    /// Goes back to where the session and the ids part, and answers how many are kept: at least one id is left to
-    /// run.
+    /// Goes back to where the session and the ids part, and answers how many are kept: at least one
+    /// id is left to run.
     fn keep(&mut self, all: &[u32]) -> Outcome<usize> {
         let held = self.runtime.engine.tokens(self.session)?;
         let common = held.iter().zip(all).take_while(|(a, b)| a == b).count();

@@ -24,7 +24,8 @@ impl LogitsFile {
         let bytes = ids.checked_mul(vocabulary).and_then(|n| n.checked_mul(4));
         let bytes = bytes.ok_or_else(|| Failure::new("the logits would not fit any file"))?;
         let header = format!(
-            "{{\"logits\":{{\"dtype\":\"F32\",\"shape\":[{ids},{vocabulary}],\"data_offsets\":[0,{bytes}]}}}}"
+            "{{\"logits\":{{\"dtype\":\"F32\",\"shape\":[{ids},{vocabulary}],\
+             \"data_offsets\":[0,{bytes}]}}}}"
         );
         // Padded, so that values start at a multiple of 8.
         let padded = header.len().next_multiple_of(8);

@@ -1,7 +1,8 @@
 //! Where manifests are looked for, and what was found.
 //!
-//! Directories in order: `--manifests`, `KVERN_MANIFESTS`, the user's data directory, beside the executable. In
-//! each, `kv`, `offload` and `device` hold a manifest a plugin. Nothing here knows a plugin by name.
+//! Directories in order: `--manifests`, `KVERN_MANIFESTS`, the user's data directory, beside the
+//! executable. In each, `kv`, `offload` and `device` hold a manifest a plugin. Nothing here knows a
+//! plugin by name.
 
 use super::library::executable_dir;
 use super::{Kind, Manifest};
@@ -51,8 +52,8 @@ fn user_data() -> Option<PathBuf> {
 }
 
 impl Discovery {
-    /// Reads every manifest of the directories. A manifest that is wrong in itself, or a name that two files
-    /// claim, is a failure; two copies of one manifest are one.
+    /// Reads every manifest of the directories. A manifest that is wrong in itself, or a name that
+    /// two files claim, is a failure; two copies of one manifest are one.
     pub fn read(directories: &[PathBuf], require_pinned: bool) -> Outcome<Discovery> {
         let mut out =
             Discovery { searched: directories.to_vec(), require_pinned, ..Discovery::default() };
@@ -109,8 +110,8 @@ impl Discovery {
         let names = self.names(kind);
         if names.is_empty() {
             return Failure::new(format!(
-                "no {} `{name}`: no manifests/{} directory with one was found; `kvern doctor` lists where \
-                 it was looked for",
+                "no {} `{name}`: no manifests/{} directory with one was found; `kvern doctor` \
+                 lists where it was looked for",
                 kind.title(),
                 kind.word()
             ));

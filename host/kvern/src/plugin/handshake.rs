@@ -94,8 +94,8 @@ pub fn open_plain(path: &Path) -> Outcome<(Plugin, Described)> {
 }
 
 impl Manifest {
-    /// Opens the library, after everything that can be checked before; then compares what it says of itself.
-    /// The options are the plugin's defaults under the manifest's.
+    /// Opens the library, after everything that can be checked before; then compares what it says
+    /// of itself. The options are the plugin's defaults under the manifest's.
     pub fn open(&self, require_pinned: bool) -> Outcome<(Plugin, Described, PathBuf)> {
         if self.contract.value != CONTRACT {
             let wrong = format!("is `{}`", self.contract.value);

@@ -28,7 +28,8 @@ pub fn digest(path: &Path) -> Outcome<String> {
     }
 }
 
-/// Directories that may hold a manifest's library: its own, the executable's, `../lib/kvern` beside that.
+/// Directories that may hold a manifest's library: its own, the executable's, `../lib/kvern` beside
+/// that.
 fn homes(manifest: &Path) -> Vec<PathBuf> {
     let mut out = Vec::new();
     out.extend(manifest.parent().map(Path::to_path_buf));
@@ -45,7 +46,8 @@ pub fn executable_dir() -> Option<PathBuf> {
     exe.canonicalize().unwrap_or(exe).parent().map(Path::to_path_buf)
 }
 
-/// The file of a manifest's library, with everything checked that can be checked without opening it.
+/// The file of a manifest's library, with everything checked that can be checked without opening
+/// it.
 pub fn locate(manifest: &Manifest) -> Outcome<PathBuf> {
     let file = format!(
         "{}{}{}",

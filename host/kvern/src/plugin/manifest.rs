@@ -189,8 +189,8 @@ mod tests {
     use super::*;
 
     const GOOD: &str = "[plugin]\nname = \"mine\"\nkind = \"kv\"\nversion = \"0.1.0\"\n\
-                        contract = \"1\"\nlibrary = \"kvern_kv_mine\"\n[capabilities]\nexact = true\n\
-                        [options]\npage_tokens = 64\n";
+                        contract = \"1\"\nlibrary = \"kvern_kv_mine\"\n[capabilities]\n\
+                        exact = true\n[options]\npage_tokens = 64\n";
 
     fn parse(text: &str) -> Outcome<Manifest> {
         Manifest::parse(Path::new("/m/kv/mine.toml"), text)

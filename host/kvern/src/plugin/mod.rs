@@ -1,4 +1,5 @@
-//! Plugins from the host's side: manifests, where they are found, and the check before one is trusted.
+//! Plugins from the host's side: manifests, where they are found, and the check before one is
+//! trusted.
 
 mod discovery;
 mod fault;

@@ -34,7 +34,8 @@ pub fn from_toml(value: &toml::Value) -> Option<OptionValue> {
     }
 }
 
-/// `KEY=VALUE` flags over defaults, each of the default's own type. An unknown key names the known ones.
+/// `KEY=VALUE` flags over defaults, each of the default's own type. An unknown key names the known
+/// ones.
 pub fn parse_pairs(flag: &str, pairs: &[String], defaults: &Options) -> Outcome<Options> {
     let mut out = Options::new();
     for pair in pairs {

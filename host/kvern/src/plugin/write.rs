@@ -7,7 +7,8 @@ use serde_json::Value;
 use std::fmt::Write;
 use std::path::Path;
 
-/// The text of a manifest. Reading it back and comparing it with the library succeeds by construction.
+/// The text of a manifest. Reading it back and comparing it with the library succeeds by
+/// construction.
 pub fn manifest_text(described: &Described, library: &Path, sha256: Option<&str>) -> String {
     let stem = library.file_stem().unwrap_or_default().to_string_lossy();
     let bare = stem.strip_prefix(std::env::consts::DLL_PREFIX).unwrap_or(&stem);
