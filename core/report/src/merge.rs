@@ -147,6 +147,7 @@ pub fn merge_requests(requests: &[Request]) -> Value {
             "allocator_gap_ratio": sum_of(requests, |r| r.allocator_gap_ratio),
         },
         "native_runtime_profile": profile(requests),
+        "border_crossings": sum_of(requests, |r| Some(r.border_crossings as f64)),
         "selector": selector(requests),
         // By the names that a request has for them.
         "null_reasons": merged(requests.iter().map(|r| &r.null_reasons)),

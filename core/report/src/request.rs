@@ -51,6 +51,8 @@ pub struct Request {
     pub native_runtime_profile: Option<NativeProfile>,
     /// Memory and processor during the request.
     pub resources: Resources,
+    /// Calls between host and plugins, either way, during the request.
+    pub border_crossings: u64,
     /// At most 120 characters of the text.
     pub text_excerpt: String,
     /// Why the request ended.

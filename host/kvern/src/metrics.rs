@@ -23,6 +23,8 @@ pub struct Seen<'a> {
     pub after: &'a Facts,
     /// What happened in between.
     pub events: &'a [Event],
+    /// Calls between host and plugins in between.
+    pub crossings: u64,
     /// Memory and processor.
     pub resources: Resources,
     /// How the KV strategy was chosen.
@@ -88,6 +90,7 @@ pub fn request(seen: Seen<'_>) -> Request {
         allocator_gap_ratio: gap.zip(reserved.filter(|r| *r > 0)).map(|(g, r)| g as f64 / r as f64),
         native_runtime_profile: NativeProfile::of(&events),
         resources,
+        border_crossings: seen.crossings,
         text_excerpt: excerpt(&outcome.text),
         finish_reason: finish_word(outcome.finish).into(),
         strategy_selector_profile: selection.profile.clone(),

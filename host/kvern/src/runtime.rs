@@ -206,6 +206,7 @@ impl Runtime {
         // What happened before belongs to nobody's request.
         drop(self.engine.take_events());
         let meter = Meter::start();
+        let crossed = kvern_abi::crossings();
         let request = Request {
             prompt: ask.ids,
             max_new_tokens: ask.max_new_tokens,
@@ -225,6 +226,7 @@ impl Runtime {
                 Flow::Stop
             }
         })?;
+        let crossings = kvern_abi::crossings().saturating_sub(crossed);
         let resources = meter.finish();
         if let Some(failure) = failed {
             return Err(failure);
@@ -236,6 +238,7 @@ impl Runtime {
             before: &before,
             after: &after,
             events: &events,
+            crossings,
             resources,
             selection: &self.selection,
         });
