@@ -1,5 +1,6 @@
 //! Chain hashes: 128 bits that name every token up to a position, seeded with what makes KV
-//! comparable (weights, config, dtype, layout). BLAKE3, keyed by the previous link, cut to 128 bits.
+//! comparable (weights, config, dtype, layout). BLAKE3, keyed by the previous link, cut to 128
+//! bits.
 
 use kvern_contract::{ChainHash, PAGE_TOKENS, TokenKey};
 

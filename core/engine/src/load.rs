@@ -1,5 +1,5 @@
-//! What a load does, in order: plan, divide the budget, open the device and ask it for every op, read
-//! the weights that stay, open the strategy's root.
+//! What a load does, in order: plan, divide the budget, open the device and ask it for every op,
+//! read the weights that stay, open the strategy's root.
 
 use crate::budget::{divide, fixed, table_bytes};
 use crate::engine::Engine;

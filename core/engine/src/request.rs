@@ -1,5 +1,5 @@
-//! Requests on a session: feed tokens in chunks, choose the next one, stream its text. A session that
-//! lost pages goes back to them and computes them again.
+//! Requests on a session: feed tokens in chunks, choose the next one, stream its text. A session
+//! that lost pages goes back to them and computes them again.
 
 use crate::engine::Engine;
 use crate::spec::{Finish, Flow, Outcome, Request};
@@ -12,9 +12,10 @@ use std::time::Instant;
 const LOSSES_MOST: u32 = 32;
 
 impl Engine {
-    /// Appends a prompt and decodes. `on_text` gets text as soon as it is certain (whole characters,
-    /// no beginning of a stop string), and can end the answer. *Errors* Invalid (an empty or too
-    /// long prompt, an unknown id), Damaged (pages lost again and again), the device's, the store's.
+    /// Appends a prompt and decodes. `on_text` gets text as soon as it is certain (whole
+    /// characters, no beginning of a stop string), and can end the answer. *Errors* Invalid (an
+    /// empty or too long prompt, an unknown id), Damaged (pages lost again and again), the
+    /// device's, the store's.
     pub fn generate(
         &mut self,
         session: SessionId,

@@ -2,7 +2,8 @@
 //! and decode are the same step with other rows.
 //!
 //! Ops gather on a list that runs when it must: before streamed weights give way to the next, and
-//! around the pages of a layer that have to be loaded. With everything in memory a step is one list.
+//! around the pages of a layer that have to be loaded. With everything in memory a step is one
+//! list.
 
 use crate::engine::Engine;
 use crate::family::{Family, Places, RESIDUAL};

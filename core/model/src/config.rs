@@ -56,8 +56,9 @@ impl Config {
     /// Reads a `config.json`.
     ///
     /// # Errors
-    /// `Invalid` where a key is missing, of a wrong type, or sizes contradict each other; `Unsupported`, naming
-    /// what is known, for another architecture, rope type or activation, or for quantized weights.
+    /// `Invalid` where a key is missing, of a wrong type, or sizes contradict each other;
+    /// `Unsupported`, naming what is known, for another architecture, rope type or activation, or
+    /// for quantized weights.
     pub fn parse(bytes: &[u8]) -> Result<Config> {
         let map = parse_object(OPERATION, FILE, bytes)?;
         let object = Object { map: &map, file: FILE, operation: OPERATION };
@@ -101,8 +102,8 @@ impl Config {
         Ok(Config { raw: serde_json::Value::Object(map), ..config })
     }
 
-    /// `head_dim / 2` inverse rotary frequencies in f32, as transformers computes them; the attention factor of
-    /// every known kind is 1.
+    /// `head_dim / 2` inverse rotary frequencies in f32, as transformers computes them; the
+    /// attention factor of every known kind is 1.
     pub fn inv_freq(&self) -> Vec<f32> {
         self.rope.inv_freq(self.head_dim)
     }
@@ -130,8 +131,8 @@ impl Config {
                 format!("config.json: hidden_act '{}' is unknown; known: {known}", self.hidden_act);
             return Err(unsupported(OPERATION, message));
         }
-        // The largest matrix of each kind in f32 bytes, and all layers of it, must be countable; then so is
-        // every offset that an engine computes.
+        // The largest matrix of each kind in f32 bytes, and all layers of it, must be countable;
+        // then so is every offset that an engine computes.
         let (h, i) = (u64::from(self.hidden_size), u64::from(self.intermediate_size));
         let width = u64::from(self.heads) * u64::from(self.head_dim);
         if u32::try_from(width).is_err() {

@@ -3,9 +3,9 @@
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 
-/// SHA-256 that stands for a model: its config, and each weight file's header and length. Two files that differ
-/// in weights alone have one digest where header and length agree; a stored cache that must tell them apart
-/// hashes the weights too.
+/// SHA-256 that stands for a model: its config, and each weight file's header and length. Two files
+/// that differ in weights alone have one digest where header and length agree; a stored cache that
+/// must tell them apart hashes the weights too.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest(pub [u8; 32]);
 

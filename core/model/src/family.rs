@@ -6,7 +6,8 @@ use kvern_contract::Result;
 /// Told the name and shape of a promised tensor; an error ends the listing.
 pub(crate) type Told<'a> = &'a mut dyn FnMut(&str, &[u32]) -> Result<()>;
 
-/// One family of models. A new one is an entry in [`FAMILIES`] and a function that lists its tensors.
+/// One family of models. A new one is an entry in [`FAMILIES`] and a function that lists its
+/// tensors.
 pub(crate) struct Family {
     /// As `architectures` in `config.json` names it.
     pub architecture: &'static str,

@@ -1,4 +1,5 @@
-//! Typed reads from a JSON object whose author is not trusted: each says which key was wrong, and how.
+//! Typed reads from a JSON object whose author is not trusted: each says which key was wrong, and
+//! how.
 
 use crate::error::invalid;
 use kvern_contract::Result;

@@ -1,5 +1,5 @@
-//! What a model is on disk and in words: config, where each tensor lies, tokenizer, chat template, sampling, and
-//! the ways a model gets here (the hub, a GGUF file, a seed).
+//! What a model is on disk and in words: config, where each tensor lies, tokenizer, chat template,
+//! sampling, and the ways a model gets here (the hub, a GGUF file, a seed).
 //!
 //! No arithmetic of a model, no threads, no device. Weights are located here and read elsewhere.
 #![forbid(unsafe_code)]

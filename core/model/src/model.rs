@@ -1,4 +1,5 @@
-//! An opened model: config, tensors' places, words; every promise of the config checked against the headers.
+//! An opened model: config, tensors' places, words; every promise of the config checked against the
+//! headers.
 
 use crate::config::Config;
 use crate::digest::{Digest, sha256};
@@ -46,12 +47,13 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a directory with `config.json` and safetensors. The tokenizer is read at the first [`Model::text`].
+    /// Opens a directory with `config.json` and safetensors. The tokenizer is read at the first
+    /// [`Model::text`].
     ///
     /// # Errors
-    /// `NotFound` for absent files; `Damaged` where headers are wrong or do not keep the config's promises, naming
-    /// the tensor, what was found and what expected; `Unsupported` for unknown families, rope types and dtypes;
-    /// `Invalid` for a contradictory config.
+    /// `NotFound` for absent files; `Damaged` where headers are wrong or do not keep the config's
+    /// promises, naming the tensor, what was found and what expected; `Unsupported` for unknown
+    /// families, rope types and dtypes; `Invalid` for a contradictory config.
     pub fn open(dir: &Path) -> Result<Model> {
         if !dir.is_dir() {
             let message = format!("{} is not a directory with a model", dir.display());
@@ -115,8 +117,8 @@ impl Model {
         &self.config
     }
 
-    /// Where its weights are. Every tensor that the config promises is there, in the promised shape, all
-    /// matrices in BF16, F16 or F32.
+    /// Where its weights are. Every tensor that the config promises is there, in the promised
+    /// shape, all matrices in BF16, F16 or F32.
     pub fn tensors(&self) -> &TensorIndex {
         &self.tensors
     }
@@ -134,8 +136,8 @@ impl Model {
     /// Tokenizer and chat template, read at the first call.
     ///
     /// # Errors
-    /// `NotFound` where the model has no `tokenizer.json`; `Invalid` where it is broken or does not fit the
-    /// config's vocabulary.
+    /// `NotFound` where the model has no `tokenizer.json`; `Invalid` where it is broken or does not
+    /// fit the config's vocabulary.
     pub fn text(&self) -> Result<&Text> {
         self.text.get_or_init(|| self.read_text()).as_ref().map_err(Error::clone)
     }

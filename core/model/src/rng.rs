@@ -1,5 +1,5 @@
-//! Random numbers that never change: xoshiro256++ seeded by splitmix64, written here so that a stored text can
-//! be drawn again by every later version.
+//! Random numbers that never change: xoshiro256++ seeded by splitmix64, written here so that a
+//! stored text can be drawn again by every later version.
 
 /// xoshiro256++ by Blackman and Vigna.
 #[derive(Clone, Debug, PartialEq, Eq)]

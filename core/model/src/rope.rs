@@ -40,7 +40,8 @@ const OPERATION: &str = "model/config";
 const KNOWN: &str = "default, linear, llama3";
 
 impl Rope {
-    /// From a config in its new spelling (`rope_parameters`) or its old one (`rope_theta`, `rope_scaling`).
+    /// From a config in its new spelling (`rope_parameters`) or its old one (`rope_theta`,
+    /// `rope_scaling`).
     pub(crate) fn parse(config: &Object<'_>) -> Result<Rope> {
         let positive = |x: f32| x > 0.0;
         let inner = match config.object("rope_parameters")? {
@@ -106,13 +107,13 @@ impl Rope {
         })
     }
 
-    /// `dim / 2` inverse frequencies for `dim` rotated channels, in f32, in the order of operations of
-    /// transformers (where a number over a tensor is the tensor's reciprocal times the number).
+    /// `dim / 2` inverse frequencies for `dim` rotated channels, in f32, in the order of operations
+    /// of transformers (where a number over a tensor is the tensor's reciprocal times the number).
     pub fn inv_freq(&self, dim: u32) -> Vec<f32> {
         let plain = (0..dim / 2).map(|i| {
             let exponent = (2 * i) as f32 / dim as f32;
-            // Rounded once from f64: the nearest f32, wherever this runs. torch's own power is within one unit of
-            // that in the last place, and depends on its build and the CPU.
+            // Rounded once from f64: the nearest f32, wherever this runs. torch's own power is
+            // within one unit of that in the last place, and depends on its build and the CPU.
             1.0 / f64::from(self.theta).powf(f64::from(exponent)) as f32
         });
         match self.kind {
@@ -133,7 +134,8 @@ fn factor(inner: &Object<'_>) -> Result<f32> {
     x.map_or_else(|| inner.absent("factor"), Ok)
 }
 
-/// One frequency of the llama3 rule. Python computes the constants in f64 and torch narrows each once.
+/// One frequency of the llama3 rule. Python computes the constants in f64 and torch narrows each
+/// once.
 fn smooth(f: f32, factor: f32, low: f32, high: f32, original: f64) -> f32 {
     let low_wavelength = (original / f64::from(low)) as f32;
     let high_wavelength = (original / f64::from(high)) as f32;

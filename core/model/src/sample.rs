@@ -1,4 +1,5 @@
-//! From logits to the next token, in transformers' order of operations, with numbers that never move.
+//! From logits to the next token, in transformers' order of operations, with numbers that never
+//! move.
 
 use crate::error::invalid;
 use crate::generation::GenerationConfig;
@@ -8,8 +9,8 @@ use kvern_contract::Result;
 /// How a token is chosen. Operations apply in the order of the fields.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
-    /// Divides positive logits of tokens in the history, multiplies negative ones; 1 for nothing. Greedy
-    /// choices too.
+    /// Divides positive logits of tokens in the history, multiplies negative ones; 1 for nothing.
+    /// Greedy choices too.
     pub repetition_penalty: f32,
     /// Divides logits; 0 chooses the best token, and nothing below applies.
     pub temperature: f32,
@@ -94,9 +95,9 @@ impl Sampler {
         Ok(Sampler { sampling, rng, seen, kept, weights })
     }
 
-    /// The next token from the logits of all of them, one each, in order of ids. `history` is every token so far,
-    /// the prompt too; only a repetition penalty reads it. Ties go to the lower id; NaN counts as never; without
-    /// any choice the answer is 0.
+    /// The next token from the logits of all of them, one each, in order of ids. `history` is every
+    /// token so far, the prompt too; only a repetition penalty reads it. Ties go to the lower id;
+    /// NaN counts as never; without any choice the answer is 0.
     pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> u32 {
         let penalty = self.sampling.repetition_penalty;
         let mark = penalty != 1.0;
@@ -156,7 +157,8 @@ impl Sampler {
         self.weigh();
         let total: f64 = self.weights.iter().sum();
         if self.sampling.top_p < 1.0 {
-            // As transformers: from the least probable on, drop while the sum stays within 1 - top_p.
+            // As transformers: from the least probable on, drop while the sum stays within 1 -
+            // top_p.
             let room = (1.0 - f64::from(self.sampling.top_p)) * total;
             let mut dropped = 0.0;
             while self.kept.len() > 1 {

@@ -1,4 +1,5 @@
-//! A directory that appears whole or not at all: written beside its place, checked, then renamed there.
+//! A directory that appears whole or not at all: written beside its place, checked, then renamed
+//! there.
 
 use crate::error::{invalid, io};
 use kvern_contract::Result;
@@ -68,7 +69,8 @@ impl Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        // After a publish there is nothing of that name; a failure here leaves a name that starts with a dot.
+        // After a publish there is nothing of that name; a failure here leaves a name that starts
+        // with a dot.
         let _ = fs::remove_dir_all(&self.temporary);
     }
 }

@@ -1,5 +1,5 @@
-//! Models of real shapes and random weights, for tests of streaming and memory: their text is noise, their bytes
-//! are real, and the same seed makes the same bytes.
+//! Models of real shapes and random weights, for tests of streaming and memory: their text is
+//! noise, their bytes are real, and the same seed makes the same bytes.
 
 use crate::config::Config;
 use crate::error::invalid;
@@ -40,8 +40,8 @@ pub struct SynthDims {
 }
 
 impl SynthDims {
-    /// The sizes of a name: `tiny` (0.2 MB), `1b` (2.1 GB), `3b` (5.9 GB), `8b` (14.4 GB), or all seven as
-    /// `hidden=64,inner=160,layers=2,heads=4,kv_heads=2,head_dim=16,vocabulary=512`.
+    /// The sizes of a name: `tiny` (0.2 MB), `1b` (2.1 GB), `3b` (5.9 GB), `8b` (14.4 GB), or all
+    /// seven as `hidden=64,inner=160,layers=2,heads=4,kv_heads=2,head_dim=16,vocabulary=512`.
     ///
     /// # Errors
     /// `Invalid`, naming what is known.
@@ -102,13 +102,14 @@ pub struct Synthesized {
     pub shards: usize,
 }
 
-/// Writes a random llama into the directory `output`, which must not exist or be empty. It appears whole; memory
-/// use does not depend on its size. A tensor's bytes depend on the seed and its place in the model, not on how
-/// the model is cut into files. With `tokenizer_from`, a model's directory, that model's tokenizer and template
-/// are copied and its vocabulary is used.
+/// Writes a random llama into the directory `output`, which must not exist or be empty. It appears
+/// whole; memory use does not depend on its size. A tensor's bytes depend on the seed and its place
+/// in the model, not on how the model is cut into files. With `tokenizer_from`, a model's
+/// directory, that model's tokenizer and template are copied and its vocabulary is used.
 ///
 /// # Errors
-/// `Invalid` for impossible sizes or where `output` is not empty; `Io` and `OutOfSpace` from the system.
+/// `Invalid` for impossible sizes or where `output` is not empty; `Io` and `OutOfSpace` from the
+/// system.
 pub fn synth(
     spec: &SynthSpec,
     output: &Path,
@@ -200,8 +201,8 @@ fn draw(tensor: &Planned, pool: &[u8], rng: &mut Rng, out: &mut dyn Write) -> st
     Ok(())
 }
 
-/// Values of about a normal distribution of deviation 0.02 (sums of four uniform ones: integers and one division,
-/// so the same everywhere), in bf16.
+/// Values of about a normal distribution of deviation 0.02 (sums of four uniform ones: integers and
+/// one division, so the same everywhere), in bf16.
 fn pool(seed: u64) -> Vec<u8> {
     let mut rng = Rng::new(seed);
     let mut bytes = Vec::with_capacity(2 * POOL);

@@ -239,8 +239,8 @@ fn parse_header(
 ) -> Result<Vec<(String, Tensor)>> {
     let wrong = |e: &dyn fmt::Display| damaged(OPERATION, format!("{name}: header: {e}"));
     serde_json::from_slice::<UniqueKeys>(header).map_err(|e| wrong(&e))?;
-    // Deserializing checks: dtype times shape equals the extent, without overflow; extents follow each other
-    // from 0 without gap or overlap.
+    // Deserializing checks: dtype times shape equals the extent, without overflow; extents follow
+    // each other from 0 without gap or overlap.
     let metadata: Metadata = serde_json::from_slice(header).map_err(|e| wrong(&e))?;
     let promised = start + metadata.data_len() as u64;
     if promised != length {

@@ -24,8 +24,8 @@ impl Planned {
     }
 }
 
-/// Writes the header, then asks `fill` for the bytes of each tensor in turn; each must be exactly as long as its
-/// shape says. The file is synced. Gives the bytes of tensors written.
+/// Writes the header, then asks `fill` for the bytes of each tensor in turn; each must be exactly
+/// as long as its shape says. The file is synced. Gives the bytes of tensors written.
 pub(crate) fn write_safetensors(
     operation: &str,
     path: &Path,
@@ -44,7 +44,8 @@ pub(crate) fn write_safetensors(
         header.insert(tensor.name.clone(), facts);
     }
     let mut header = Value::Object(header).to_string().into_bytes();
-    // Spaces may follow: the first tensor starts at a page, and so do most that follow, for direct reads.
+    // Spaces may follow: the first tensor starts at a page, and so do most that follow, for direct
+    // reads.
     header.resize((header.len() + 8).next_multiple_of(DATA_ALIGNMENT) - 8, b' ');
     let failed = |e: std::io::Error| io(operation, path, &e);
     let file = File::create_new(path).map_err(failed)?;

@@ -1,4 +1,5 @@
-//! Nothing that a file holds may panic: mutated configs, headers, tokenizers and templates give an error or a model.
+//! Nothing that a file holds may panic: mutated configs, headers, tokenizers and templates give an
+//! error or a model.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 mod support;

@@ -190,7 +190,8 @@ fn a_directory_that_holds_something_is_never_written_to() {
 fn with_tensor(name: &str, values: &[f32]) -> Vec<u8> {
     let info =
         |bytes: &[u8]| [&(name.len() as u64).to_le_bytes()[..], name.as_bytes(), bytes].concat();
-    // The last info of the header ends where its tensor's name, sizes, type and offset do; padding follows.
+    // The last info of the header ends where its tensor's name, sizes, type and offset do; padding
+    // follows.
     let last = b"blk.0.ffn_down.weight";
     let end =
         GGUF.windows(last.len()).rposition(|w| w == last).unwrap() + last.len() + 4 + 16 + 4 + 8;
@@ -216,7 +217,8 @@ fn with_tensor(name: &str, values: &[f32]) -> Vec<u8> {
 
 #[test]
 fn factors_of_long_contexts_become_the_rule_behind_them() {
-    // As converters write them for theta 50000 (the fixture's), 32 frequencies, factor 8 and 8192 tokens.
+    // As converters write them for theta 50000 (the fixture's), 32 frequencies, factor 8 and 8192
+    // tokens.
     let one = |i: i32| {
         let wavelength = 2.0 * std::f32::consts::PI * 50000f32.powf(i as f32 / 32.0);
         let share = ((8192.0 / wavelength - 1.0) / 3.0).clamp(0.0, 1.0);

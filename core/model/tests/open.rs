@@ -45,7 +45,8 @@ fn every_extent_lies_in_its_file_and_holds_its_shape() {
 
 #[test]
 fn a_tensor_is_where_the_index_says() {
-    // The norm weights of this fixture are near 1; read as bf16 where the index points, they must be.
+    // The norm weights of this fixture are near 1; read as bf16 where the index points, they must
+    // be.
     let model = Model::open(&fixture("llama-base")).unwrap();
     let norm = model.tensors().get("model.norm.weight").unwrap();
     let WeightFile::Path(path) = &model.tensors().files[norm.file] else { panic!("on disk") };
@@ -89,7 +90,8 @@ fn rope_frequencies_are_those_of_transformers() {
             parse(&config).unwrap().inv_freq().into_iter().map(f32::to_bits).collect();
         let expected: Vec<u32> =
             case["bits"].as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect();
-        // torch's f32 power misses the nearest f32 in 10 of these values, by one unit in the last place.
+        // torch's f32 power misses the nearest f32 in 10 of these values, by one unit in the last
+        // place.
         for (found, expected) in found.iter().zip(&expected) {
             assert!(found.abs_diff(*expected) <= 1, "{dim} {}", case["rope_parameters"]);
             values += 1;
@@ -242,7 +244,8 @@ fn a_wrong_header_is_refused() {
         assert_eq!(error.kind, ErrorKind::Damaged, "{what}: {error}");
         assert!(error.message.contains("model.safetensors"), "{what}: {error}");
     }
-    // The smallest change that is right again shows that the cases above fail for their own reasons.
+    // The smallest change that is right again shows that the cases above fail for their own
+    // reasons.
     let error =
         Model::open(write_model(&config(), &raw_safetensors(&two("[0,8]", "[8,16]"), 16)).path());
     assert!(error.unwrap_err().message.contains("embed_tokens.weight is missing"));

@@ -74,9 +74,9 @@ fn truncation_and_padding_in_the_file_do_not_touch_a_prompt() {
     assert_eq!(text.encode("It was a truth universally acknowledged").unwrap().len(), 11);
 }
 
-/// The pattern that splits words gives up inside a long run of white space and leaves the rest in one piece, which
-/// then encodes to other tokens without an error. Up to the limit the ids are those of the parts; past it the
-/// text is refused.
+/// The pattern that splits words gives up inside a long run of white space and leaves the rest in
+/// one piece, which then encodes to other tokens without an error. Up to the limit the ids are
+/// those of the parts; past it the text is refused.
 #[test]
 fn a_long_run_of_white_space_is_split_rightly_or_refused() {
     let model = Model::open(&tiny_austen()).unwrap();
@@ -124,7 +124,8 @@ fn pieces_of_a_stream_are_the_whole_text() {
     }
 }
 
-/// Random ids are mostly broken UTF-8: the stream must still add up, and hold no more than an open character.
+/// Random ids are mostly broken UTF-8: the stream must still add up, and hold no more than an open
+/// character.
 #[test]
 fn pieces_of_broken_text_are_the_full_decode_too() {
     let model = Model::open(&tiny_austen()).unwrap();
@@ -149,7 +150,8 @@ fn pieces_of_broken_text_are_the_full_decode_too() {
     }
 }
 
-/// A tokenizer of the sentencepiece kind: a dropped leading space, and bytes that become text a run at a time.
+/// A tokenizer of the sentencepiece kind: a dropped leading space, and bytes that become text a run
+/// at a time.
 #[test]
 fn a_stream_keeps_leading_spaces_and_byte_runs_as_the_full_decode() {
     let mut vocab = json!({"<unk>": 0, "▁Hello": 1, "▁world": 2, "▁": 3, "!": 4});

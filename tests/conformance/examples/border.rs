@@ -67,8 +67,7 @@ fn decode(engine: &mut Engine) -> Result<(f64, f64)> {
     })?;
     let crossed = (kvern_abi::crossings() - before) as f64 / outcome.inter_token.len() as f64;
     engine.end(session)?;
-    let mut steps: Vec<f64> =
-        outcome.inter_token.iter().map(|d| d.as_secs_f64() * 1e3).collect();
+    let mut steps: Vec<f64> = outcome.inter_token.iter().map(|d| d.as_secs_f64() * 1e3).collect();
     steps.sort_by(f64::total_cmp);
     Ok((steps[steps.len() / 2], crossed))
 }

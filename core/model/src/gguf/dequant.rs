@@ -141,7 +141,8 @@ impl Encoding {
     }
 }
 
-/// Q4_K and Q5_K: eight groups of 32 with scales and minima of six bits; `high` holds the fifth bits, if any.
+/// Q4_K and Q5_K: eight groups of 32 with scales and minima of six bits; `high` holds the fifth
+/// bits, if any.
 fn unpack_k(block: &[u8], high: &[u8], packed: &[u8], out: &mut [f32; 256]) {
     let (d, dmin, scales) = (half_at(block, 0), half_at(block, 2), &block[4..16]);
     for group in 0..8 {

@@ -1,4 +1,5 @@
-//! GGUF files become Hugging Face directories: weights in bf16, tokenizer, template, and a config that opens.
+//! GGUF files become Hugging Face directories: weights in bf16, tokenizer, template, and a config
+//! that opens.
 
 mod config;
 mod dequant;
@@ -33,15 +34,17 @@ pub struct Imported {
     pub bytes: u64,
 }
 
-/// Turns a GGUF file of a llama into the Hugging Face directory `output`, which must not exist or be empty. The
-/// directory appears whole, after it was opened and found right; a failure leaves nothing.
+/// Turns a GGUF file of a llama into the Hugging Face directory `output`, which must not exist or
+/// be empty. The directory appears whole, after it was opened and found right; a failure leaves
+/// nothing.
 ///
-/// Weights of F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K become bf16, rounded to nearest
-/// even; memory use does not depend on the model's size.
+/// Weights of F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K become bf16,
+/// rounded to nearest even; memory use does not depend on the model's size.
 ///
 /// # Errors
-/// `Damaged` for a truncated or contradictory file; `Unsupported`, by name, for another architecture, type, rope
-/// scaling or tokenizer; `Invalid` where `output` is not empty; `Io` and `OutOfSpace` from the system.
+/// `Damaged` for a truncated or contradictory file; `Unsupported`, by name, for another
+/// architecture, type, rope scaling or tokenizer; `Invalid` where `output` is not empty; `Io` and
+/// `OutOfSpace` from the system.
 pub fn import_gguf(file: &Path, output: &Path) -> Result<Imported> {
     let header = Header::read(file)?;
     let source = File::open(file).map_err(|e| io(OPERATION, file, &e))?;
@@ -69,7 +72,8 @@ pub fn import_gguf(file: &Path, output: &Path) -> Result<Imported> {
     Ok(Imported { directory, tensors: planned.len(), bytes })
 }
 
-/// Writes one tensor in bf16, a few rows at a time; rows of rotated projections go back from pairs to halves.
+/// Writes one tensor in bf16, a few rows at a time; rows of rotated projections go back from pairs
+/// to halves.
 fn unpack(source: &File, path: &Path, tensor: &Renamed<'_>, out: &mut dyn Write) -> Result<()> {
     let from = tensor.source;
     let columns = if from.shape.len() == 1 { 1 } else { from.shape[1..].iter().product() };

@@ -1,4 +1,5 @@
-//! The header of a GGUF file, versions 2 and 3, read defensively: keys, values, and where each tensor lies.
+//! The header of a GGUF file, versions 2 and 3, read defensively: keys, values, and where each
+//! tensor lies.
 
 use super::dequant::Encoding;
 use crate::error::{damaged, io, unsupported};
@@ -9,8 +10,8 @@ use std::io::{BufReader, Read};
 use std::path::Path;
 
 const OPERATION: &str = "model/gguf";
-/// Most key-value pairs, most tensors, most elements of all arrays together: far above any real file, and what
-/// keeps a hostile one from filling the memory.
+/// Most key-value pairs, most tensors, most elements of all arrays together: far above any real
+/// file, and what keeps a hostile one from filling the memory.
 const KEYS: u64 = 1 << 16;
 const TENSORS: u64 = 1 << 17;
 const ELEMENTS: u64 = 1 << 22;
@@ -47,7 +48,8 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// Reads a file's header and checks that every tensor lies inside the file, apart from the others.
+    /// Reads a file's header and checks that every tensor lies inside the file, apart from the
+    /// others.
     pub fn read(path: &Path) -> Result<Header> {
         let file = File::open(path).map_err(|e| io(OPERATION, path, &e))?;
         let facts = file.metadata().map_err(|e| io(OPERATION, path, &e))?;

@@ -67,7 +67,8 @@ fn llama3(factors: &[f32], theta: f64) -> Option<(f32, u32)> {
     let wavelength = |i: usize| {
         2.0 * std::f64::consts::PI * theta.powf(2.0 * i as f64 / (2 * factors.len()) as f64)
     };
-    // A frequency on the ramp gives the context; without one, the context is what the first of the kind had.
+    // A frequency on the ramp gives the context; without one, the context is what the first of the
+    // kind had.
     let whole = f64::from(factor);
     let ramp = |(i, x): (usize, &f32)| {
         let share = (1.0 / f64::from(*x) - 1.0 / whole) / (1.0 - 1.0 / whole);

@@ -1,4 +1,5 @@
-//! A GGUF file's vocabulary as `tokenizer.json`: byte-level BPE with the splitter that the file names.
+//! A GGUF file's vocabulary as `tokenizer.json`: byte-level BPE with the splitter that the file
+//! names.
 
 use super::read::{Header, Value};
 use crate::error::{damaged, unsupported};
@@ -81,7 +82,8 @@ fn splitter(name: &str) -> Result<Splitter> {
     Ok(Splitter { json, ignore_merges, add_bos: ignore_merges })
 }
 
-/// Tokens that are found in a text before it is split: control tokens, unknown, and user-defined ones.
+/// Tokens that are found in a text before it is split: control tokens, unknown, and user-defined
+/// ones.
 fn added_tokens(tokens: &[&str], kinds: &[Value]) -> Vec<Json> {
     let kind = |v: &Value| match v {
         Value::Signed(n) => *n,

@@ -1,4 +1,5 @@
-//! The cache's layout, as the hub's own tools have it: blobs by content, snapshots of links, refs by name.
+//! The cache's layout, as the hub's own tools have it: blobs by content, snapshots of links, refs
+//! by name.
 
 use super::OPERATION;
 use crate::error::{invalid, io};

@@ -88,8 +88,8 @@ impl Http {
         })
     }
 
-    /// What a file is, without its bytes. Redirects inside the hub are followed; one that leads elsewhere carries
-    /// the facts itself.
+    /// What a file is, without its bytes. Redirects inside the hub are followed; one that leads
+    /// elsewhere carries the facts itself.
     pub fn facts(&self, commit: &str, file: &str) -> Result<Facts> {
         let mut url = self.url(commit, file);
         for _ in 0..REDIRECTS {

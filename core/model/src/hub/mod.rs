@@ -1,5 +1,5 @@
-//! Models from a hub of the Hugging Face kind, into the cache that its own tools use: resumable, checked, and a
-//! file appears whole or not at all.
+//! Models from a hub of the Hugging Face kind, into the cache that its own tools use: resumable,
+//! checked, and a file appears whole or not at all.
 
 mod cache;
 mod download;
@@ -39,8 +39,8 @@ impl std::fmt::Debug for PullOptions {
 }
 
 impl PullOptions {
-    /// The settings that the hub's own tools read: `HF_ENDPOINT`, `HF_HUB_CACHE` or `HF_HOME`, and `HF_TOKEN` or
-    /// the token file that a login left.
+    /// The settings that the hub's own tools read: `HF_ENDPOINT`, `HF_HUB_CACHE` or `HF_HOME`, and
+    /// `HF_TOKEN` or the token file that a login left.
     ///
     /// # Errors
     /// `NotFound` where no cache directory is named and there is no home directory.
@@ -100,15 +100,15 @@ pub enum PullEvent<'a> {
     },
 }
 
-/// Fetches a model, named `owner/name` or `owner/name@revision`, and gives its directory in the cache: config,
-/// tokenizer, template and safetensors; nothing else is fetched. What is there already is not fetched again, and
-/// a file cut off before, by a kill too, goes on where it ended. Files whose SHA-256 the hub names are checked
-/// against it.
+/// Fetches a model, named `owner/name` or `owner/name@revision`, and gives its directory in the
+/// cache: config, tokenizer, template and safetensors; nothing else is fetched. What is there
+/// already is not fetched again, and a file cut off before, by a kill too, goes on where it ended.
+/// Files whose SHA-256 the hub names are checked against it.
 ///
 /// # Errors
-/// `Invalid` for a name that is none; `NotFound` and `Mismatch` as the hub says, with what to do; `Damaged` where
-/// a file is not what the hub promised; `Busy` while another process fetches the same file; `Io`, `Timeout`,
-/// `OutOfSpace`.
+/// `Invalid` for a name that is none; `NotFound` and `Mismatch` as the hub says, with what to do;
+/// `Damaged` where a file is not what the hub promised; `Busy` while another process fetches the
+/// same file; `Io`, `Timeout`, `OutOfSpace`.
 pub fn pull(
     repo: &str,
     options: &PullOptions,
@@ -142,7 +142,8 @@ pub fn pull(
     Ok(cache.snapshot(&info.commit))
 }
 
-/// The directory of a model that was pulled before, without asking anyone; `None` where there is none.
+/// The directory of a model that was pulled before, without asking anyone; `None` where there is
+/// none.
 ///
 /// # Errors
 /// `Invalid` for a name that is none.

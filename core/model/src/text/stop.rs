@@ -1,4 +1,5 @@
-//! Stop strings across token borders: no part of one is ever shown, and no more is held back than must be.
+//! Stop strings across token borders: no part of one is ever shown, and no more is held back than
+//! must be.
 
 use crate::error::invalid;
 use kvern_contract::Result;
@@ -12,8 +13,9 @@ pub struct Matched {
     pub stop: Option<usize>,
 }
 
-/// Looks for stop strings in a text that comes in pieces. Of several, the one that is complete first ends the
-/// text, the longest if two end together, so that the result does not depend on where the pieces were cut.
+/// Looks for stop strings in a text that comes in pieces. Of several, the one that is complete
+/// first ends the text, the longest if two end together, so that the result does not depend on
+/// where the pieces were cut.
 #[derive(Clone, Debug, Default)]
 pub struct StopMatcher {
     stops: Vec<String>,

@@ -1,13 +1,16 @@
-//! Text as it comes, token by token: every piece is whole UTF-8, and the pieces together are the full decode.
+//! Text as it comes, token by token: every piece is whole UTF-8, and the pieces together are the
+//! full decode.
 
 use super::tokenizer::Text;
 use kvern_contract::Result;
 
 const REPLACEMENT: char = '\u{fffd}';
-/// A character of four bytes whose last is to come shows as at most this many replacement characters.
+/// A character of four bytes whose last is to come shows as at most this many replacement
+/// characters.
 const OPEN_CHARS: usize = 3;
 
-/// Decodes a growing list of tokens. A token may end inside a character; such a tail waits for the next token.
+/// Decodes a growing list of tokens. A token may end inside a character; such a tail waits for the
+/// next token.
 pub struct TextStream<'a> {
     text: &'a Text,
     skip_special: bool,
@@ -52,8 +55,8 @@ impl<'a> TextStream<'a> {
         Ok(piece)
     }
 
-    /// Keeps the last token alone: a decoder may treat the first token of a text differently (it drops a leading
-    /// space), so one visible token stays as context.
+    /// Keeps the last token alone: a decoder may treat the first token of a text differently (it
+    /// drops a leading space), so one visible token stays as context.
     fn forget(&mut self, last: u32) -> Result<()> {
         let context = self.text.decode(&[last], self.skip_special)?;
         if !context.is_empty() {
@@ -63,7 +66,8 @@ impl<'a> TextStream<'a> {
     }
 }
 
-/// Length of a text without the replacement characters at its end that further bytes may turn into a character.
+/// Length of a text without the replacement characters at its end that further bytes may turn into
+/// a character.
 fn certain_bytes(text: &str) -> usize {
     let open = text.chars().rev().take(OPEN_CHARS).take_while(|c| *c == REPLACEMENT).count();
     text.len() - open * REPLACEMENT.len_utf8()

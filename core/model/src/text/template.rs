@@ -55,8 +55,9 @@ impl ChatTemplate {
         Ok(ChatTemplate { environment, tokens })
     }
 
-    /// The template of a model: its own file, else `chat_template` of `tokenizer_config.json`, a text or a list of
-    /// named ones of which `default` is meant. The inner error says why there is none.
+    /// The template of a model: its own file, else `chat_template` of `tokenizer_config.json`, a
+    /// text or a list of named ones of which `default` is meant. The inner error says why there is
+    /// none.
     pub(crate) fn find(
         file: Option<&[u8]>,
         config: &Map<String, Json>,
@@ -162,8 +163,8 @@ fn tojson(value: Value, options: Kwargs) -> std::result::Result<Value, JinjaErro
     Ok(Value::from_safe_string(pyjson::write(&json, &style)))
 }
 
-/// `{% generation %}` marks what an assistant said, for training; here it is a block that is always taken, with
-/// the white-space control that it was written with.
+/// `{% generation %}` marks what an assistant said, for training; here it is a block that is always
+/// taken, with the white-space control that it was written with.
 fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;

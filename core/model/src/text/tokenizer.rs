@@ -1,4 +1,5 @@
-//! `tokenizer.json` in use: encode as transformers does, decode, and refuse what would come out wrong.
+//! `tokenizer.json` in use: encode as transformers does, decode, and refuse what would come out
+//! wrong.
 
 use super::template::{ChatTemplate, Message};
 use super::{TextFiles, TextStream};
@@ -10,9 +11,9 @@ use tokenizers::Tokenizer;
 use tokenizers::utils::parallelism::set_parallelism;
 
 const OPERATION: &str = "model/text";
-/// Longest run of white space that is encoded, in characters. The pattern that splits words holds one backtrack
-/// point for each character of a run, and at a million of them it gives up and leaves the rest of the text
-/// unsplit: other tokens, and no error.
+/// Longest run of white space that is encoded, in characters. The pattern that splits words holds
+/// one backtrack point for each character of a run, and at a million of them it gives up and leaves
+/// the rest of the text unsplit: other tokens, and no error.
 const SPACE_RUN_CHARS: usize = 500_000;
 
 /// Tokenizer and chat template of one model.
@@ -34,9 +35,11 @@ impl Text {
     /// Reads the files of a model called `model` with `vocab_size` rows in its embedding.
     ///
     /// # Errors
-    /// `Invalid` where a file is broken, or where the tokenizer knows an id that the embedding has no row for.
+    /// `Invalid` where a file is broken, or where the tokenizer knows an id that the embedding has
+    /// no row for.
     pub fn parse(model: &str, files: &TextFiles<'_>, vocab_size: u32) -> Result<Text> {
-        // One text at a time is encoded here, so a pool of threads would only steal cores from the device.
+        // One text at a time is encoded here, so a pool of threads would only steal cores from the
+        // device.
         set_parallelism(false);
         let mut tokenizer = Tokenizer::from_bytes(files.tokenizer)
             .map_err(|e| invalid(OPERATION, format!("tokenizer.json: {e}")))?;
@@ -67,11 +70,12 @@ impl Text {
         Ok(Text { model: model.to_string(), tokenizer, template, no_template, byte_fallback })
     }
 
-    /// The ids of a text, with what the tokenizer's post-processor adds (a BOS, in some models); names of special
-    /// tokens in the text become these tokens, as everywhere.
+    /// The ids of a text, with what the tokenizer's post-processor adds (a BOS, in some models);
+    /// names of special tokens in the text become these tokens, as everywhere.
     ///
     /// # Errors
-    /// `Invalid` for a run of more than 500,000 white-space characters, which the splitter cannot take.
+    /// `Invalid` for a run of more than 500,000 white-space characters, which the splitter cannot
+    /// take.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         self.encode_with(text, true)
     }
@@ -93,7 +97,8 @@ impl Text {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The text of ids. Bytes that are no UTF-8 become U+FFFD. `skip_special` leaves out special tokens.
+    /// The text of ids. Bytes that are no UTF-8 become U+FFFD. `skip_special` leaves out special
+    /// tokens.
     ///
     /// # Errors
     /// `Invalid` where the tokenizer's decoder fails.
@@ -131,7 +136,8 @@ impl Text {
     /// A conversation as one prompt text, by the model's own template.
     ///
     /// # Errors
-    /// `NotFound` where the model has no template; `Invalid` with the template's own words where it refuses.
+    /// `NotFound` where the model has no template; `Invalid` with the template's own words where it
+    /// refuses.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         match &self.template {
             Some(template) => template.render(messages, add_generation_prompt),
@@ -155,7 +161,8 @@ impl Text {
         TextStream::new(self, skip_special)
     }
 
-    /// Whether later tokens may still change how this one decodes: one byte of a run that is read as a whole.
+    /// Whether later tokens may still change how this one decodes: one byte of a run that is read
+    /// as a whole.
     pub(super) fn is_open_byte(&self, id: u32) -> bool {
         self.byte_fallback
             && self.token(id).is_some_and(|t| {
@@ -185,7 +192,8 @@ fn check_space(text: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether the decoder joins `<0x..>` tokens, which it then reads as UTF-8 or not at all, a run at a time.
+/// Whether the decoder joins `<0x..>` tokens, which it then reads as UTF-8 or not at all, a run at
+/// a time.
 fn decodes_bytes(tokenizer: &Tokenizer) -> bool {
     let decoder = tokenizer.get_decoder().and_then(|d| serde_json::to_string(d).ok());
     decoder.is_some_and(|json| json.contains("\"ByteFallback\""))
