@@ -53,7 +53,6 @@ impl PreadPool {
     /// Reads straight into the caller's memory, however long it takes.
     fn read_waiting(&self, reads: &mut [FileRead<'_>]) {
         let mut pieces = Vec::new();
-        let mut last = None;
         for (request, read) in reads.iter_mut().enumerate() {
             read.done = Ok(());
             let file = match self.file("storage/read", read.file) {
@@ -77,11 +76,10 @@ impl PreadPool {
                 pieces.push(Piece { file: file.clone(), offset, request, at, task });
                 at += bytes;
             }
-            last = Some(file);
         }
         // One piece is not worth a wake-up of another thread.
-        if let (1, Some(file)) = (pieces.len(), last) {
-            let request = pieces[0].request;
+        if let [piece] = pieces.as_slice() {
+            let (request, file) = (piece.request, piece.file.clone());
             drop(pieces);
             let read = &mut reads[request];
             read.done = file.read(&self.meter, read.offset, read.into);
@@ -275,6 +273,29 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(buffer.iter().all(|&byte| byte == 0x11));
+    }
+
+    #[test]
+    fn a_read_of_nothing_in_another_file_leaves_a_lone_piece_its_file() {
+        let pool = PreadPool::new(2);
+        let dir = tempfile::tempdir().unwrap();
+        let open = |name: &str, byte: u8| {
+            std::fs::write(dir.path().join(name), [byte; 4096]).unwrap();
+            pool.open(&dir.path().join(name), OpenHow::Read).unwrap()
+        };
+        let (a, b) = (open("a", b'a'), open("b", b'b'));
+        for order in [[a, b], [b, a]] {
+            let (mut full, mut none) = ([0; 4096], [0; 0]);
+            let mut into: [&mut [u8]; 2] = [&mut full, &mut none];
+            if order[0] == b {
+                into.reverse();
+            }
+            let mut reads: Vec<_> = (order.into_iter().zip(into))
+                .map(|(file, into)| FileRead { file, offset: 0, into, done: Ok(()) })
+                .collect();
+            pool.read_batch(&mut reads, Duration::MAX).unwrap();
+            assert!(full.iter().all(|&byte| byte == b'a'), "read {}", full[0]);
+        }
     }
 
     #[test]
