@@ -116,8 +116,23 @@ fn bytes(dtype: Dtype) -> u64 {
     }
 }
 
+/// Floats of scratch above which an op is refused: 256 MiB, far above any model's.
+const SCRATCH: usize = 1 << 26;
+
+fn modest(need: Need) -> std::result::Result<Need, Refusal> {
+    match need.own.max(need.shared) {
+        0..=SCRATCH => Ok(need),
+        floats => unsupported(format!("scratch of {floats} floats; {SCRATCH} are the most")),
+    }
+}
+
 /// Scratch of an op, or why it does not run here; buffers are not looked at.
 pub(crate) fn supported(op: &Op, workers: usize) -> std::result::Result<Need, Refusal> {
+    parameters(op, workers).and_then(modest)
+}
+
+/// The same of a scratch of any size.
+fn parameters(op: &Op, workers: usize) -> std::result::Result<Need, Refusal> {
     match op {
         Op::Embed { table, .. } => dtype("the table", table).map(|_| Need::default()),
         Op::Norm { weight, groups, width, .. } => {
@@ -179,7 +194,9 @@ pub(crate) fn supported(op: &Op, workers: usize) -> std::result::Result<Need, Re
 /// An op with its places checked and resolved. *Errors* Unsupported, Invalid.
 pub(crate) fn task(op: &Op, memory: &Memory, workers: usize) -> Result<Task> {
     let places = Places(memory);
-    supported(op, workers).and_then(|_| resolve(op, &places)).map_err(|(kind, line)| {
+    let task = parameters(op, workers)
+        .and_then(|need| resolve(op, &places).and_then(|task| modest(need).map(|_| task)));
+    task.map_err(|(kind, line)| {
         let line = format!("{}: {line}", op.name().to_lowercase());
         Error::new(kind, "device/submit", line)
     })

@@ -3,7 +3,7 @@
 use crate::check;
 use crate::exec::Job;
 use crate::kernels::{self, Isa};
-use crate::memory::{ALIGN, Memory};
+use crate::memory::{ALIGN, Memory, Scratch};
 use crate::pool::Pool;
 use crate::task::{Move, Need, Task};
 use kvern_contract::{
@@ -33,8 +33,8 @@ struct Running {
     workers: usize,
     isa: Isa,
     /// Scratch of each worker, and of all together.
-    own: Vec<Vec<f32>>,
-    shared: Vec<f32>,
+    own: Vec<Scratch>,
+    shared: Scratch,
 }
 
 /// The cpu backend. Create it, `open` it once, drop it to end its threads.
@@ -124,9 +124,9 @@ impl CpuDevice {
 
     /// Runs the oldest list. A failure takes with it what was submitted behind it so far.
     fn run_one(&mut self) {
-        let (Some(list), Some(running)) = (self.pending.pop_front(), &mut self.running) else {
-            return;
-        };
+        let Some(list) = self.pending.pop_front() else { return };
+        let before = list.after.iter().find_map(|fence| self.failure(*fence));
+        let Some(running) = &mut self.running else { return };
         let start = Instant::now();
         self.ops += list.tasks.len() as u64;
         let workers = running.workers;
@@ -134,15 +134,12 @@ impl CpuDevice {
             let need = kernels::need(task, workers);
             Need { own: all.own.max(need.own), shared: all.shared.max(need.shared) }
         });
-        for own in &mut running.own {
-            grow(own, need.own);
-        }
-        grow(&mut running.shared, need.shared);
-        let own = running.own.iter_mut().map(|own| own.as_mut_ptr()).collect();
-        let before = list.after.iter().find_map(|fence| self.failure(*fence));
-        let Some(running) = &mut self.running else { return };
         let failed = before.or_else(|| {
-            let job = Job::new(list.tasks, running.isa, own, running.shared.as_mut_ptr());
+            let own = running.own.iter_mut().map(|own| own.grow(need.own)).collect();
+            let (Some(own), Some(shared)) = (own, running.shared.grow(need.shared)) else {
+                return Some(ErrorKind::OverBudget);
+            };
+            let job = Job::new(list.tasks, running.isa, own, shared);
             let job = Arc::new(job);
             running.pool.run(&job);
             job.failure()
@@ -157,13 +154,6 @@ impl CpuDevice {
             self.memory.settle();
         }
         self.busy += start.elapsed();
-    }
-}
-
-/// Makes scratch at least `floats` long; what it held is not kept.
-fn grow(scratch: &mut Vec<f32>, floats: usize) {
-    if scratch.len() < floats {
-        *scratch = vec![0.0; floats];
     }
 }
 
@@ -201,8 +191,8 @@ impl DeviceBackend for CpuDevice {
             refuse(ErrorKind::Internal, "open", format!("no {workers} threads: {error}"))
         })?;
         self.memory = Memory::new(spec.budget_bytes);
-        let own = vec![Vec::new(); workers];
-        self.running = Some(Running { pool, workers, isa, own, shared: Vec::new() });
+        let own = (0..workers).map(|_| Scratch::default()).collect();
+        self.running = Some(Running { pool, workers, isa, own, shared: Scratch::default() });
         Ok(())
     }
 

@@ -23,12 +23,40 @@ struct Region {
 // SAFETY: a region is an address; whoever holds it decides who reads and writes.
 unsafe impl Send for Region {}
 
+impl Region {
+    /// New zeroed memory; `None`: the system has none.
+    fn zeroed(bytes: u64, space: Space) -> Option<Region> {
+        let size = usize::try_from(bytes).ok()?.max(1).checked_add(ALIGN)?;
+        let layout = Layout::from_size_align(size, 16).ok()?;
+        // SAFETY: the layout's size is not zero.
+        let block = unsafe { std::alloc::alloc_zeroed(layout) };
+        let address = (block as usize).next_multiple_of(ALIGN);
+        (!block.is_null()).then_some(Region { block: Some((block, layout)), address, bytes, space })
+    }
+}
+
 impl Drop for Region {
     fn drop(&mut self) {
         if let Some((block, layout)) = self.block {
             // SAFETY: `block` came from `alloc_zeroed` with this layout and is given back once.
             unsafe { std::alloc::dealloc(block, layout) }
         }
+    }
+}
+
+/// Room for numbers that no task keeps. From a page's start, so that no vector is on two lines.
+#[derive(Default)]
+pub(crate) struct Scratch(Option<Region>);
+
+impl Scratch {
+    /// Room for so many floats, as numbers or zeros; `None`: the system has none.
+    pub fn grow(&mut self, floats: usize) -> Option<*mut f32> {
+        let bytes = u64::try_from(floats).ok()?.checked_mul(4)?;
+        if self.0.as_ref().is_none_or(|region| region.bytes < bytes) {
+            self.0 = None;
+            self.0 = Some(Region::zeroed(bytes, Space::Device)?);
+        }
+        self.0.as_ref().map(|region| region.address as *mut f32)
     }
 }
 
@@ -71,17 +99,10 @@ impl Memory {
         if bytes > self.budget.saturating_sub(held) {
             return refuse("do not fit the budget");
         }
-        let size = usize::try_from(bytes).ok().and_then(|b| b.max(1).checked_add(ALIGN));
-        let Some(layout) = size.and_then(|size| Layout::from_size_align(size, 16).ok()) else {
-            return refuse("are more than an address space");
-        };
-        // SAFETY: the layout's size is not zero.
-        let block = unsafe { std::alloc::alloc_zeroed(layout) };
-        if block.is_null() {
+        let Some(region) = Region::zeroed(bytes, space) else {
             return refuse("were refused by the system");
-        }
-        let address = (block as usize).next_multiple_of(ALIGN);
-        let buffer = self.insert(Region { block: Some((block, layout)), address, bytes, space })?;
+        };
+        let buffer = self.insert(region)?;
         self.used[space as usize] += bytes;
         self.peak = self.peak.max(self.used[0]);
         Ok(buffer)

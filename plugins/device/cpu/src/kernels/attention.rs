@@ -9,6 +9,7 @@
 #![allow(unsafe_op_in_unsafe_fn)]
 
 use super::lanes::{LANES, Lanes};
+use super::overlap::{Range, apart};
 use super::page::{self, Fold, Partials, Queries, Side, TOKENS};
 use crate::exec::Worker;
 use crate::task::{Attention, Dtype, Need, Plan};
@@ -53,9 +54,29 @@ fn readable(task: &Attention, entry: &PageEntry) -> Option<KvEncoding> {
     (sound && masked).then_some(encoding)
 }
 
+/// Refuses answers and states of these rows that would lie over spans or entries. *Errors* Invalid.
+fn clear_of_tables(
+    task: &Attention,
+    taken: &[(u64, u64)],
+    entries: usize,
+) -> Result<(), ErrorKind> {
+    let tables = [
+        Range::of(task.spans, task.sequences * size_of::<SpanEntry>()),
+        Range::of(task.entries, entries * size_of::<PageEntry>()),
+    ];
+    let (answer, state) = (task.heads * task.value_dim, task.heads * (2 + task.value_dim));
+    for (out, width) in [(task.out, answer), (task.state, state)] {
+        for (from, to) in taken.iter().filter(|_| !out.is_null()) {
+            let at = out.wrapping_add(*from as usize * width);
+            apart(Range::of(at, (to - from) as usize * width * 4), &tables)?;
+        }
+    }
+    Ok(())
+}
+
 /// Checks spans and entries, and decides how they are spread. *Errors* Invalid.
 pub(crate) fn plan(task: &Attention, workers: usize) -> Result<Plan, ErrorKind> {
-    let (mut taken, mut entries, mut most) = (Vec::new(), 0u32, 0u32);
+    let (mut taken, mut entries, mut most, mut listed) = (Vec::new(), 0u32, 0u32, 0u64);
     for index in 0..task.sequences {
         // SAFETY: `check` made sure of this many spans.
         let span = unsafe { span(task, index) };
@@ -68,6 +89,7 @@ pub(crate) fn plan(task: &Attention, workers: usize) -> Result<Plan, ErrorKind> 
             taken.push((u64::from(span.row), end));
         }
         (entries, most) = (entries.max(span.entries), most.max(span.rows));
+        listed = listed.max(last);
         for at in span.entry..span.entry + span.entries {
             // SAFETY: within `entry_count`, which `check` made sure of.
             let entry = unsafe { entry(task, at as usize) };
@@ -78,6 +100,7 @@ pub(crate) fn plan(task: &Attention, workers: usize) -> Result<Plan, ErrorKind> 
     if taken.windows(2).any(|pair| pair[0].1 > pair[1].0) {
         return Err(ErrorKind::Invalid);
     }
+    clear_of_tables(task, &taken, listed as usize)?;
     let total: u64 = taken.iter().map(|(from, to)| to - from).sum();
     let tall = (QUERIES / (task.heads / task.kv_heads)).max(1);
     let blocks = |rows: usize| -> usize {
@@ -90,6 +113,7 @@ pub(crate) fn plan(task: &Attention, workers: usize) -> Result<Plan, ErrorKind> 
         && blocks(tall) < enough
         && entries >= 4
         && most as usize <= tall
+        && queries > 0
         && queries <= SPREAD as u64;
     if spread {
         let pages = SLOTS / queries as usize;

@@ -56,6 +56,9 @@ struct Block {
 /// A worker's part of a product. The caller has a checked task and scratch of `need`.
 #[inline(always)]
 pub(crate) unsafe fn linear<V: Lanes>(task: &Linear, worker: &Worker<'_>) {
+    if task.rows == 0 {
+        return;
+    }
     let many = task.rows > DIRECT_ROWS;
     let sides = if task.gated() { 2 } else { 1 };
     let outs = task.outs();

@@ -9,6 +9,7 @@ pub(crate) mod linear;
 mod map;
 mod math;
 mod norm;
+mod overlap;
 mod page;
 mod product;
 mod rope;
@@ -50,7 +51,10 @@ impl Isa {
         let avx512 = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl");
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("popcnt");
         match self {
             Isa::Avx512 => avx2 && avx512,
             Isa::Avx2 => avx2,

@@ -6,25 +6,36 @@
 #![allow(unsafe_op_in_unsafe_fn)]
 
 use super::lanes::{f32_to_bf16, f32_to_half};
+use super::overlap::{Range, apart};
 use crate::exec::Worker;
 use crate::task::{Plan, Rope};
 use kvern_contract::{ErrorKind, KvEncoding, PAGE_TOKENS, RowWrite};
 
 /// Checks positions and places. *Errors* Invalid.
 pub(crate) fn plan(task: &Rope) -> Result<Plan, ErrorKind> {
+    let (turned, kept) = (task.rotary > 0, task.kv_heads > 0);
+    let tables = [
+        Range::of(task.positions, if turned { task.rows * 4 } else { 0 }),
+        Range::of(task.writes, if kept { task.rows * size_of::<RowWrite>() } else { 0 }),
+    ];
+    if turned {
+        apart(Range::of(task.q, task.rows * task.heads * task.key_dim * 4), &tables)?;
+    }
     for row in 0..task.rows {
         // SAFETY: `check` made sure of a position for each row where there is a rotation.
         let position = || unsafe { task.positions.add(row).read_unaligned() } as usize;
-        if task.rotary > 0 && position() >= task.table_rows {
+        if turned && position() >= task.table_rows {
             return Err(ErrorKind::Invalid);
         }
-        if task.kv_heads > 0 {
+        if kept {
             // SAFETY: `check` made sure of a place for each row where there is K or V.
             let write = unsafe { place(task, row) };
             let end = write.offset.checked_add(task.page_bytes);
             if write.row >= PAGE_TOKENS || end.is_none_or(|end| end > task.pool_bytes) {
                 return Err(ErrorKind::Invalid);
             }
+            let page = task.pool.wrapping_add(write.offset as usize);
+            apart(Range::of(page, task.page_bytes as usize), &tables)?;
         }
     }
     Ok(Plan { phases: 1, ..Plan::default() })
@@ -43,11 +54,13 @@ pub(crate) unsafe fn rope(task: &Rope, worker: &Worker<'_>) {
     while let Some(range) = worker.next(heads, chunk) {
         for head in range {
             for row in 0..task.rows {
-                if head < task.heads {
+                // K and V first: they take longer, and the last to be taken is waited for.
+                if head < task.kv_heads {
+                    write(task, row, head);
+                } else {
+                    let head = head - task.kv_heads;
                     let q = task.q.add((row * task.heads + head) * task.key_dim);
                     rotate(task, row, q, |at, value| q.add(at).write_unaligned(value));
-                } else {
-                    write(task, row, head - task.heads);
                 }
             }
         }

@@ -4,6 +4,7 @@
 #![allow(unsafe_op_in_unsafe_fn)]
 
 use super::lanes::{LANES, Lanes};
+use super::overlap::{Range, apart};
 use super::product;
 use crate::exec::Worker;
 use crate::task::{Embed, Move, Plan, Rows, Top};
@@ -28,12 +29,24 @@ fn within(table: *const u32, rows: usize, bound: u64) -> Result<Plan, ErrorKind>
 
 /// Checks ids against the vocabulary. *Errors* Invalid.
 pub(crate) fn plan_embed(task: &Embed) -> Result<Plan, ErrorKind> {
+    let out = Range::of(task.out, task.rows * task.width * 4);
+    apart(out, &[Range::of(task.ids, task.rows * 4)])?;
     within(task.ids, task.rows, task.vocabulary as u64)
 }
 
 /// Checks indices against the rows there are. *Errors* Invalid.
 pub(crate) fn plan_rows(task: &Rows) -> Result<Plan, ErrorKind> {
-    within(task.indices, task.rows, task.bound)
+    let plan = within(task.indices, task.rows, task.bound)?;
+    for row in 0..task.rows {
+        let to = match task.kind {
+            RowsKind::Gather => row,
+            // SAFETY: `check` made sure of an index for each row.
+            _ => unsafe { task.indices.add(row).read_unaligned() as usize },
+        };
+        let out = Range::of(task.out.wrapping_add(to * task.width), task.width * 4);
+        apart(out, &[Range::of(task.indices, task.rows * 4)])?;
+    }
+    Ok(plan)
 }
 
 /// A worker's part. The caller has a checked and planned task.

@@ -4,6 +4,7 @@
 
 mod attention;
 mod functions;
+mod harm;
 mod linear;
 mod pages;
 mod refusal;

@@ -6,7 +6,7 @@ use crate::rig::*;
 use kvern_contract::*;
 use std::time::{Duration, Instant};
 
-fn kind(result: Result<FenceState>) -> ErrorKind {
+pub fn kind(result: Result<FenceState>) -> ErrorKind {
     match result {
         Err(error) => {
             assert!(!error.message.is_empty() && !error.message.contains('\n'), "{error}");
@@ -22,7 +22,7 @@ fn scale(at: Slice, width: u32) -> Op {
     Op::Map { a: v, b: v, out: v, kind: MapKind::Scale, rows: 1, groups: 1, width, scalar: 2.0 }
 }
 
-fn linear(rig: &mut Rig) -> Op {
+pub fn linear(rig: &mut Rig) -> Op {
     let data = rig.bytes(&[0; 64]);
     let encoding = WeightEncoding::Bf16;
     let weight = Weight { data, encoding, outputs: 4, inputs: 8, ..Weight::default() };
@@ -329,7 +329,9 @@ fn random_words_never_leave_their_buffers() {
             words[1] = words.len() as u32 - 2;
             let Ok(op) = Op::take(&mut &words[..]) else { continue };
             parsed += 1;
-            ran += u32::from(rig.try_run(&[op]).is_ok());
+            let state = rig.try_run(&[op]);
+            assert_ne!(state, Ok(FenceState::Failed(ErrorKind::Panicked)), "{op:?}");
+            ran += u32::from(state == Ok(FenceState::Done));
             if start.elapsed() > Duration::from_secs(5) {
                 break;
             }
