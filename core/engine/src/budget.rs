@@ -17,10 +17,8 @@ pub(crate) struct Division {
     pub ring: u64,
     /// Most rows of a step.
     pub chunk: u32,
-    /// Bytes for weights that stay; `None`: no limit.
+    /// Bytes for weights, those that stay and staging for the others; `None`: no limit.
     pub weights: Option<u64>,
-    /// Streamed units that memory holds at once.
-    pub slots: usize,
 }
 
 /// Bytes that do not depend on a choice.
@@ -30,6 +28,8 @@ pub(crate) struct Fixed {
     vectors: u64,
     /// Rows of an embedding that is not in memory.
     embedding_rows: u64,
+    /// What the device's ops take beside their operands.
+    pub workspace: u64,
     weights: u64,
     largest_unit: u64,
 }
@@ -53,6 +53,7 @@ pub(crate) fn fixed(family: &dyn Family, files: &Files, rows: u32, context_token
         tables: table_bytes(family, rows, context_tokens),
         vectors: files.vector_bytes(),
         embedding_rows: row_bytes * u64::from(rows),
+        workspace: 0,
         weights: plan.units.iter().map(bytes).sum(),
         largest_unit: plan.units.iter().map(bytes).max().unwrap_or(0),
     }
@@ -65,7 +66,8 @@ pub(crate) fn divide(
     need: &Frugality,
     chunk: u32,
 ) -> Result<Division> {
-    let base = fixed.activations + fixed.tables + fixed.vectors + fixed.embedding_rows;
+    let base =
+        fixed.activations + fixed.tables + fixed.vectors + fixed.embedding_rows + fixed.workspace;
     let least_kv = need.bytes(need.least);
     if let Some(kv) = spec.kv_budget.filter(|kv| *kv < least_kv) {
         let text = format!(
@@ -76,14 +78,14 @@ pub(crate) fn divide(
         return Err(Error::new(ErrorKind::OverBudget, "engine/load", text));
     }
     let staging = fixed.largest_unit.min(fixed.weights);
-    let least = base + spec.kv_budget.unwrap_or(least_kv) + staging;
+    let least = base.saturating_add(spec.kv_budget.unwrap_or(least_kv)).saturating_add(staging);
     if let Some(memory) = spec.memory_budget.filter(|m| *m < least) {
         let text = format!(
             "a memory budget of {memory} bytes is too small: at least {least} are needed \
-             (activations {}, step tables {}, norms and embedding rows {}, kv {}, weight staging \
+             (activations and workspace {}, step tables {}, norms and embedding rows {}, kv {}, weight staging \
              {staging}); raise \
              --memory-budget, or lower --prefill-chunk",
-            fixed.activations,
+            fixed.activations + fixed.workspace,
             fixed.tables,
             fixed.vectors + fixed.embedding_rows,
             least - base - staging
@@ -100,12 +102,28 @@ pub(crate) fn divide(
     };
     let frames = (kv / need.frame_bytes).min(need.unlimited());
     let (kept, ring) = need.split(frames);
-    let for_weights = rest.map(|rest| rest.saturating_sub(need.bytes(kept + ring)));
-    let (weights, slots) = match for_weights {
-        None => (None, 2),
-        Some(room) if room >= fixed.weights => (Some(room), 2),
-        Some(room) if room >= 2 * fixed.largest_unit => (Some(room - 2 * fixed.largest_unit), 2),
-        Some(room) => (Some(room - fixed.largest_unit.min(room)), 1),
-    };
-    Ok(Division { kept, ring, chunk: need.chunk(chunk, kept), weights, slots })
+    let weights = rest.map(|rest| rest.saturating_sub(need.bytes(kept + ring)));
+    Ok(Division { kept, ring, chunk: need.chunk(chunk, kept), weights })
+}
+
+/// Streamed units that memory holds at once where there is room.
+const SLOTS: u64 = 2;
+
+impl Division {
+    /// What a policy is offered: all of it where everything fits, else what staging leaves.
+    pub(crate) fn offer(&self, fixed: &Fixed) -> Option<u64> {
+        let room = self.weights?;
+        if room >= fixed.weights {
+            return Some(room);
+        }
+        let two = room.checked_sub(SLOTS * fixed.largest_unit);
+        Some(two.unwrap_or_else(|| room.saturating_sub(fixed.largest_unit)))
+    }
+
+    /// Slots for streamed units, beside so many bytes that stay.
+    pub(crate) fn slots(&self, fixed: &Fixed, resident_bytes: u64) -> usize {
+        let Some(room) = self.weights else { return SLOTS as usize };
+        let left = room.saturating_sub(resident_bytes) / fixed.largest_unit.max(1);
+        left.clamp(1, SLOTS) as usize
+    }
 }

@@ -11,10 +11,10 @@ use crate::placement::{self, Room};
 use crate::scratch::Activations;
 use crate::spec::EngineSpec;
 use crate::step;
-use crate::weights::{Files, Load, RowReader, Table, Weights, import};
+use crate::weights::{Files, Load, RowReader, Stored, Table, Weights, import};
 use kvern_contract::{
-    DeviceBackend, DeviceSpec, Error, ErrorKind, PAGE_TOKENS, Result, Role, Slice, Support, Weight,
-    WeightEncoding, encoding_word,
+    DeviceBackend, DeviceSpec, Error, ErrorKind, Op, PAGE_TOKENS, Result, Role, Slice, Support,
+    Weight, WeightEncoding, encoding_word,
 };
 use kvern_storage::{Budget, HostSink, RootHost};
 use std::sync::Arc;
@@ -32,25 +32,29 @@ impl Engine {
         let device_description = spec.device.describe();
         let mut opening = opening(&spec, family.as_ref(), context_tokens, &budget, &events)?;
         let need = opening.frugality();
-        let fixed = fixed(family.as_ref(), &files, opening.chunk_tokens, context_tokens);
+        let asked = opening.chunk_tokens;
+        let mut fixed = fixed(family.as_ref(), &files, asked, context_tokens);
+        open_device(&mut spec, asked, &budget, &events)?;
+        let ops = Ops { family: family.as_ref(), files: &files, opening: &opening, rows: asked };
+        fixed.workspace = ops.ask(spec.device.as_ref())?;
         let division = divide(&spec, &fixed, &need, opening.chunk_tokens)?;
+        budget.reserve("device workspace", fixed.workspace)?;
         opening.chunk_tokens = division.chunk;
         let room = Room {
-            host_bytes: division.weights,
+            host_bytes: division.offer(&fixed),
             host_layers: spec.offload_cpu_layers,
             rows_per_sweep: 1,
         };
         let options = &spec.offload_options;
         let placed = placement::place(spec.offload.as_ref(), options, plan, &files.stored, &room)?;
-        open_device(&mut spec, division.chunk, &budget, &events)?;
-        ask_for_ops(spec.device.as_ref(), family.as_ref(), &files, division.chunk, &spec)?;
+        let slots = division.slots(&fixed, placed.facts.resident_bytes);
         let device = spec.device.as_mut();
         let weights = Weights::load(Load {
             plan,
             files,
             resident: &placed.resident,
             // The policy says how far ahead to read; the budget says how far that can be.
-            slots: division.slots.min(1 + placed.read_ahead_units as usize),
+            slots: slots.min(1 + placed.read_ahead_units as usize),
             device,
             storage: &spec.storage,
             budget: &budget,
@@ -138,7 +142,9 @@ fn opening(
         layers,
         hot: spec.kv_dtype,
         context_tokens,
-        chunk_tokens: spec.prefill_chunk.max(1),
+        chunk_tokens: spec
+            .prefill_chunk
+            .clamp(1, u32::try_from(context_tokens).unwrap_or(u32::MAX)),
         identity,
         cache_dir: spec.cache_dir.clone(),
         deadline: spec.load_deadline,
@@ -174,53 +180,72 @@ fn open_device(
     spec.device.open(&asked, host)
 }
 
-/// Asks the device for every op of the model, before weights are read. *Errors* Unsupported names
-/// the op, or the KV dtype.
-fn ask_for_ops(
-    device: &dyn DeviceBackend,
-    family: &dyn Family,
-    files: &Files,
+/// Every op that a model's steps will submit.
+struct Ops<'a> {
+    family: &'a dyn Family,
+    files: &'a Files,
+    opening: &'a Opening,
     rows: u32,
-    spec: &EngineSpec,
-) -> Result<()> {
-    let description = device.describe();
-    let unsupported = |text| Error::new(ErrorKind::Unsupported, "engine/load", text);
-    if !description.kv.contains(&spec.kv_dtype) {
-        let known = &description.kv;
-        let text = format!(
-            "device {} does not read kv pages in {:?}; known: {known:?}",
-            description.name, spec.kv_dtype
-        );
-        return Err(unsupported(text));
-    }
-    let plan = family.plan();
-    let weight = |s: &crate::weights::Stored| Weight {
-        encoding: s.encoding,
-        outputs: s.outputs,
-        inputs: s.inputs,
-        ..Weight::default()
-    };
-    let vector = |s: &crate::weights::Stored| Weight { encoding: WeightEncoding::F32, ..weight(s) };
-    let table = Table {
-        matrices: files.stored.iter().map(weight).collect(),
-        vectors: files.vectors.iter().map(vector).collect(),
-    };
-    let scratch = vec![Slice::default(); plan.scratch.len()];
-    let at = Places { scratch: &scratch, table: &table, rows };
-    let mut list = vec![step::embed_op(family, &at)];
-    for layer in 0..plan.layers.len() {
-        family.before_attention(layer, &at, &mut list);
-        list.push(step::write_op(family, layer, &at, encoding_word(spec.kv_dtype)));
-        list.push(step::attention_op(family, layer, &at));
-        family.after_attention(layer, &at, &mut list);
-        family.feed_forward(layer, &at, &mut list);
-    }
-    family.head(Slice::default(), Slice::default(), &at, &mut list);
-    match list.iter().find(|op| device.supports(op) == Support::No) {
-        Some(op) => {
-            let (device, op) = (&description.name, op.name());
-            Err(unsupported(format!("device {device} does not do the op {op} as this model needs")))
+}
+
+impl Ops<'_> {
+    /// Asks the device for them, before weights are read; answers the most bytes that one takes
+    /// beside its operands. *Errors* Unsupported names the op, or the encoding of KV pages.
+    fn ask(&self, device: &dyn DeviceBackend) -> Result<u64> {
+        let description = device.describe();
+        let name = &description.name;
+        let unsupported = |text| Error::new(ErrorKind::Unsupported, "engine/load", text);
+        for encoding in [self.opening.hot, self.opening.policy.cold] {
+            if !description.kv.contains(&encoding) {
+                let known = &description.kv;
+                let text = format!(
+                    "device {name} does not read kv pages in {encoding:?}; known: {known:?}"
+                );
+                return Err(unsupported(text));
+            }
         }
-        None => Ok(()),
+        let mut workspace = 0;
+        for op in self.list() {
+            match device.supports(&op) {
+                Support::Yes { workspace_bytes } => workspace = workspace_bytes.max(workspace),
+                Support::No => {
+                    let op = op.name();
+                    let text = format!("device {name} does not do the op {op} as this model needs");
+                    return Err(unsupported(text));
+                }
+            }
+        }
+        Ok(workspace)
+    }
+
+    fn list(&self) -> Vec<Op> {
+        let plan = self.family.plan();
+        let weight = |s: &Stored| Weight {
+            encoding: s.encoding,
+            outputs: s.outputs,
+            inputs: s.inputs,
+            ..Weight::default()
+        };
+        let vector = |s: &Stored| Weight { encoding: WeightEncoding::F32, ..weight(s) };
+        let table = Table {
+            matrices: self.files.stored.iter().map(weight).collect(),
+            vectors: self.files.vectors.iter().map(vector).collect(),
+        };
+        let scratch = vec![Slice::default(); plan.scratch.len()];
+        let at = Places { scratch: &scratch, table: &table, rows: self.rows };
+        let mut list = vec![step::embed_op(self.family, &at)];
+        for layer in 0..plan.layers.len() {
+            self.family.before_attention(layer, &at, &mut list);
+            list.push(step::write_op(self.family, layer, &at, encoding_word(self.opening.hot)));
+            let window = self.opening.policy.window;
+            // At once, and in the parts that a history on disk comes in.
+            for ends in [(true, true), (true, false), (false, false), (false, true)] {
+                list.push(step::attention_op(self.family, layer, &at, window, ends));
+            }
+            self.family.after_attention(layer, &at, &mut list);
+            self.family.feed_forward(layer, &at, &mut list);
+        }
+        self.family.head(Slice::default(), Slice::default(), &at, &mut list);
+        list
     }
 }

@@ -149,8 +149,11 @@ impl Engine {
         let held = all.len();
         all.extend(ids);
         let (mut at, mut handed, mut losses) = (held, held, 0);
+        // Where steps must end that are computed again; elsewhere they are as long as may be.
+        let mut ends: Vec<u64> = Vec::new();
         while at < all.len() {
-            let end = all.len().min(at + self.rows_most as usize);
+            let recorded = ends.iter().find(|end| **end > at as u64).map(|end| *end as usize);
+            let end = recorded.unwrap_or(at + self.rows_most as usize).min(all.len());
             let wanted = match want {
                 Want::All if end > handed => Want::All,
                 Want::Last if end == all.len() => Want::Last,
@@ -178,7 +181,11 @@ impl Engine {
                 );
                 return Err(Error::new(ErrorKind::Damaged, "kv/load", text));
             }
-            let landed = self.pager.rewind(session, lost.position)?;
+            let (back, recorded) = self.pager.retreat(lost)?;
+            if recorded.len() > ends.len() {
+                ends = recorded;
+            }
+            let landed = self.pager.rewind(session, back)?;
             self.pager.count_recomputed(at as u64 - landed);
             at = landed as usize;
         }

@@ -10,7 +10,7 @@ use crate::family::{Family, Places, RESIDUAL};
 use crate::io::Inputs;
 use crate::pager::{Lost, Rows, Segment, Ticket};
 use kvern_contract::{
-    Error, FenceState, Op, Queue, Result, SessionId, Slice, SpanEntry, encoding_word,
+    Error, FenceState, KvWindow, Op, Queue, Result, SessionId, Slice, SpanEntry, encoding_word,
 };
 use std::time::Duration;
 
@@ -52,18 +52,27 @@ impl Engine {
         asks: &[StepAsk<'_>],
         on_logits: &mut OnLogits<'_>,
     ) -> Result<Vec<Lost>> {
-        let mut batch = Vec::new();
+        let (mut batch, mut fault) = (Vec::new(), None);
         for ask in asks {
-            batch.push(self.pager.append(ask.session, ask.ids)?);
-        }
-        let done = self.run(asks, batch.clone(), on_logits);
-        for (index, rows) in batch.iter().enumerate() {
-            match &done {
-                Ok(lost) if lost[index].is_none() => self.pager.commit(rows)?,
-                _ => drop(self.pager.rewind(rows.session, rows.position)?),
+            match self.pager.append(ask.session, ask.ids) {
+                Ok(rows) => batch.push(rows),
+                Err(error) => fault = fault.or(Some(error)),
             }
         }
-        done.map(|lost| lost.into_iter().flatten().collect())
+        let done = match fault.take() {
+            None => self.run(asks, batch.clone(), on_logits),
+            Some(error) => Err(error),
+        };
+        // Whatever happened, no session is left with tokens that are not its own.
+        for (index, rows) in batch.iter().enumerate() {
+            let ended = match &done {
+                Ok(lost) if lost[index].is_none() => self.pager.commit(rows),
+                _ => self.pager.rewind(rows.session, rows.position).map(|_| ()),
+            };
+            fault = fault.or(ended.err());
+        }
+        let lost = done?;
+        fault.map_or_else(|| Ok(lost.into_iter().flatten().collect()), Err)
     }
 
     fn run(
@@ -111,8 +120,8 @@ impl Engine {
         Ok(())
     }
 
-    /// From the residual stream through attention and back. Without `whole`, only K and V are
-    /// written: nobody reads what the last layer would add.
+    /// From the residual stream through attention and back. With `only_write`, K and V are written
+    /// and no more: nobody reads what the last layer would add.
     fn attend(&mut self, layer: usize, only_write: bool, run: &mut Running) -> Result<()> {
         self.enter(self.layer_units[layer].0, run)?;
         if !self.pager.has_room(layer, &run.batch) {
@@ -166,7 +175,7 @@ impl Engine {
     ) -> Result<Option<Ticket>> {
         match segment.missing.is_empty() {
             true => Ok(None),
-            false => self.pager.start_load(layer, &run.batch, segment, &run.lost).map(Some),
+            false => self.pager.start_load(layer, &run.batch, segment, &run.lost),
         }
     }
 
@@ -211,18 +220,10 @@ impl Engine {
         }
         let (spans, entries) = (self.io.spans(&spans)?, self.io.entries(&entries)?);
         let at = places(&self.activations.slices, &self.weights.table, run.rows);
-        let mut op = attention_op(self.family.as_ref(), layer, &at);
+        let window = self.pager.policy().window;
+        let mut op = attention_op(self.family.as_ref(), layer, &at, window, (first, last));
         if let Op::Attention {
-            state,
-            spans: to_spans,
-            entries: to_entries,
-            pool,
-            sequences,
-            window,
-            keep,
-            first: is_first,
-            last: is_last,
-            ..
+            state, spans: to_spans, entries: to_entries, pool, sequences, ..
         } = &mut op
         {
             if !(first && last) {
@@ -230,12 +231,6 @@ impl Engine {
             }
             (*to_spans, *to_entries, *pool) = (spans, entries, self.pool);
             *sequences = run.batch.len() as u32;
-            if let Some(w) = self.pager.policy().window
-                && (*window == 0 || w.recent < *window)
-            {
-                (*window, *keep) = (w.recent, w.first);
-            }
-            (*is_first, *is_last) = (first, last);
         }
         run.list.push(op);
         Ok(())
@@ -359,10 +354,21 @@ pub(crate) fn write_op(family: &dyn Family, layer: usize, at: &Places<'_>, encod
     }
 }
 
-/// Attention over all visible pages at once; a step that reads them in parts says so.
-pub(crate) fn attention_op(family: &dyn Family, layer: usize, at: &Places<'_>) -> Op {
+/// Attention over visible pages: all at once, or the first, a middle or the last part of them. The
+/// narrower of the model's window and the policy's counts. Places are filled in by the step.
+pub(crate) fn attention_op(
+    family: &dyn Family,
+    layer: usize,
+    at: &Places<'_>,
+    policy: Option<KvWindow>,
+    (first, last): (bool, bool),
+) -> Op {
     let plan = family.plan();
     let (a, kv) = (&plan.attention[layer], &plan.layers[layer]);
+    let (window, keep) = match policy {
+        Some(w) if a.window == 0 || w.recent < a.window => (w.recent, w.first),
+        _ => (a.window, 0),
+    };
     Op::Attention {
         q: at.slice(a.q),
         out: at.slice(a.out),
@@ -379,10 +385,10 @@ pub(crate) fn attention_op(family: &dyn Family, layer: usize, at: &Places<'_>) -
         value_dim: kv.value_dim,
         scale: a.scale,
         softcap: a.softcap,
-        window: a.window,
-        keep: 0,
+        window,
+        keep,
         causal: true,
-        first: true,
-        last: true,
+        first,
+        last,
     }
 }

@@ -23,10 +23,11 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
-    /// `kept` frames that pages keep and `ring` that they pass through, of `bytes` each. Memory is
-    /// touched, and reserved, when a frame is first used.
+    /// `kept` frames that pages keep and `ring` that they pass through, of `bytes` each. A kept
+    /// frame is touched, and reserved, when it is first used. *Errors* OverBudget.
     pub(crate) fn new(kept: u32, ring: u32, bytes: usize, budget: Arc<Budget>) -> Result<Self> {
         let total = (kept as usize + ring as usize) * bytes;
+        budget.reserve("kv frames", u64::from(ring) * bytes as u64)?;
         Ok(Frames {
             region: Region::new(total.max(1))?,
             bytes,
@@ -49,7 +50,7 @@ impl Frames {
     pub(crate) fn available(&self) -> u32 {
         self.free.len() as u32 + (self.kept - self.fresh)
     }
-    /// A frame, zeroed; `None` when all are taken. *Errors* OverBudget.
+    /// A frame, zeroed; `None` when all are taken, or the budget has no room for another.
     pub(crate) fn take(&mut self) -> Result<Option<Frame>> {
         if let Some(frame) = self.free.pop() {
             self.lend(frame)?.fill(0);
@@ -58,15 +59,14 @@ impl Frames {
         if self.fresh == self.kept {
             return Ok(None);
         }
-        self.budget.reserve("kv frames", self.bytes as u64)?;
+        if self.budget.reserve("kv frames", self.bytes as u64).is_err() {
+            return Ok(None);
+        }
         self.fresh += 1;
         Ok(Some(self.fresh - 1))
     }
     pub(crate) fn give(&mut self, frame: Frame) {
         self.free.push(frame);
-    }
-    pub(crate) fn give_back(&mut self, frame: Option<Frame>) {
-        self.free.extend(frame);
     }
     /// Exclusive use of a frame's memory. *Errors* Busy while somebody has it.
     pub(crate) fn lend(&self, frame: Frame) -> Result<Lease> {

@@ -27,7 +27,11 @@ pub(crate) struct Segment {
 pub(crate) struct Ticket {
     number: u64,
     frames: BTreeMap<(usize, usize), Frame>,
+    pages: Vec<PageKey>,
 }
+
+/// Commits before pages are given again to a store that has refused some.
+const PATIENCE: u32 = 64;
 
 /// What a load brought.
 pub(super) type Came = Vec<(PageKey, std::result::Result<(), Damage>)>;
@@ -137,7 +141,7 @@ impl Pager {
         segment.pages.iter().filter(|(i, _)| *i == index).map(entry).collect()
     }
 
-    /// Asks the store for a segment's missing pages. *Caller*: the frames of all loads but the last
+    /// Asks the store for a segment's missing pages, of sessions that are not lost. *Caller*: the frames of all loads but the last
     /// are released. *Errors* Internal where nothing is stored; Timeout when lost calls hold the
     /// ring.
     pub(crate) fn start_load(
@@ -146,24 +150,28 @@ impl Pager {
         batch: &[Rows],
         segment: &Segment,
         lost: &[Option<Lost>],
-    ) -> Result<Ticket> {
+    ) -> Result<Option<Ticket>> {
         let number = self.ticket();
-        let ring = self.frames.take_ring(segment.missing.len());
-        if ring.len() < segment.missing.len() {
+        let missing: Vec<(usize, usize)> =
+            segment.missing.iter().copied().filter(|(i, _)| lost[*i].is_none()).collect();
+        if missing.is_empty() {
+            return Ok(None);
+        }
+        let ring = self.frames.take_ring(missing.len());
+        if ring.len() < missing.len() {
             self.frames.give_ring(ring);
             let text = "calls that never returned hold the memory that pages stream through";
             return Err(Error::new(ErrorKind::Timeout, "kv/load", text));
         }
-        let mut ticket = Ticket { number, frames: BTreeMap::new() };
+        self.live.insert(number, ring.clone());
+        let mut ticket = Ticket { number, frames: BTreeMap::new(), pages: Vec::new() };
         let mut pages = Vec::new();
-        for ((index, number), frame) in segment.missing.iter().zip(ring) {
+        for ((index, number), frame) in missing.iter().zip(ring) {
             ticket.frames.insert((*index, *number), frame);
-            if lost[*index].is_some() {
-                continue;
-            }
             let session = batch[*index].session;
             let page = &self.session(session)?.layers[layer][*number];
             let want = page.tag.ok_or_else(no_frame)?;
+            ticket.pages.push(key(session, layer, *number));
             pages.push(In {
                 key: key(session, layer, *number),
                 want,
@@ -172,36 +180,36 @@ impl Pager {
                 frame: self.frames.lend(frame)?,
             });
         }
-        self.tell(Ask::Load { ticket: ticket.number, pages, within: self.deadline });
-        Ok(ticket)
+        // The store answers for what is late before the engine gives the store up.
+        self.tell(Ask::Load { ticket: ticket.number, pages, within: self.deadline / 2 });
+        Ok(Some(ticket))
     }
 
-    /// Waits for a load, at most until its deadline. What is lost comes back as such; a store that
-    /// does not answer is given up and opened anew, and all it held is lost.
+    /// Waits for a load, as long as the store answers anything before its deadline. A page without a
+    /// good answer is lost; a store that does not answer is given up, and all it held is lost.
     pub(crate) fn finish_load(&mut self, ticket: &Ticket) -> Result<Vec<Lost>> {
-        if ticket.number <= self.void {
-            return Ok(Vec::new());
-        }
-        let until = Instant::now() + self.deadline;
-        while !self.came.contains_key(&ticket.number) {
+        let mut lost = Vec::new();
+        let mut until = Instant::now() + self.deadline;
+        while ticket.number > self.void && !self.came.contains_key(&ticket.number) {
             match self.listen(until.saturating_duration_since(Instant::now())) {
-                Ok(()) => (),
-                Err(silence) => return self.replace_store(silence),
+                // What was asked before this load is done, and time runs for what comes next.
+                Ok(()) => until = Instant::now() + self.deadline,
+                Err(silence) => lost = self.replace_store(silence)?,
             }
         }
         let came = self.came.remove(&ticket.number).unwrap_or_default();
-        let mut lost = Vec::new();
-        for (key, verdict) in came {
+        for key in &ticket.pages {
             let Part::Page(number) = key.part else { continue };
+            let verdict = came.iter().find(|(k, _)| k == key).map(|(_, verdict)| *verdict);
             match verdict {
-                Ok(()) => {
+                Some(Ok(())) => {
                     let page = self.page((key.session, key.layer.0 as usize, number as usize));
                     let bytes = page.and_then(|p| p.tag).map_or(0, |t| u64::from(t.bytes));
                     self.counts.pages_read += 1;
                     self.counts.bytes_read += bytes;
                 }
-                Err(damage) => {
-                    if matches!(damage, Damage::Tag | Damage::Bytes) {
+                damage => {
+                    if matches!(damage, Some(Err(Damage::Tag | Damage::Bytes))) {
                         self.counts.checksum_failures += 1;
                     }
                     let position = first_of(number as usize);
@@ -214,11 +222,24 @@ impl Pager {
 
     /// Gives a load's frames back. *Caller*: has waited for all work that reads them.
     pub(crate) fn release(&mut self, ticket: Ticket) {
-        let frames: Vec<_> = ticket.frames.into_values().collect();
-        match ticket.number <= self.void {
-            // The lost call has them: they are free when it brings them home.
-            true => drop(self.ghost_frames.insert(ticket.number, frames)),
-            false => self.frames.give_ring(frames),
+        self.release_ring(ticket.number);
+    }
+
+    /// Gives the frames of loads back that no step waits for any more.
+    pub(super) fn abandon_loads(&mut self) {
+        for number in self.live.keys().copied().collect::<Vec<_>>() {
+            self.release_ring(number);
+        }
+        self.came.clear();
+    }
+
+    fn release_ring(&mut self, number: u64) {
+        for frame in self.live.remove(&number).unwrap_or_default() {
+            match self.frames.lend(frame) {
+                Ok(_home) => self.frames.give_ring([frame]),
+                // A call has it still: it is free when the call brings it home.
+                Err(_lent) => self.lent.push(frame),
+            }
         }
     }
 
@@ -263,21 +284,22 @@ impl Pager {
         Ok(())
     }
 
-    fn events_log(&self, error: &Error) {
+    pub(super) fn events_log(&self, error: &Error) {
         kvern_storage::HostSink::log(self.events.as_ref(), 2, &format!("kv store: {error}"));
     }
 
     /// What the store has answered for pages given to it.
     fn stored(&mut self, ticket: u64, done: Result<()>) {
         let places = self.going.remove(&ticket).unwrap_or_default();
-        if let Err(error) = &done {
-            self.events_log(error);
-            self.refused = Some(error.clone());
-        }
-        for (place, epoch) in places {
-            if self.sessions.get(&place.0).is_none_or(|s| s.epoch != epoch) {
-                continue;
+        match &done {
+            Ok(()) => self.refused = None,
+            Err(error) => {
+                self.events_log(error);
+                self.refused = Some(error.clone());
+                self.patience = PATIENCE;
             }
+        }
+        for place in places {
             let Some(page) = self.page_mut(place) else { continue };
             let bytes = page.tag.map_or(0, |t| u64::from(t.bytes));
             page.kept = if done.is_ok() { Kept::Stored } else { Kept::Here };

@@ -2,7 +2,8 @@
 //! sealed pages to the strategy's store and takes them back checked. The strategy's policy is data;
 //! this is what enforces it.
 //!
-//! 1. A frame is written by the device alone, while its page is not sealed. Sealed by the fence.
+//! 1. The device alone writes rows, while their page is not sealed. Sealed by the fence. The host
+//!    zeroes a frame before, and encodes it when it goes cold, with no work left.
 //! 2. A frame leaves its page only once the store has the page, or nobody can see the page again.
 //! 3. What comes back is used only if tag and checksum are those of what was stored.
 //! 4. What is lost is computed again: `Lost` names the page, and the engine goes back to it.
@@ -52,20 +53,23 @@ pub(crate) struct Pager {
     /// oldest stay for good (a cyclic scan defeats any recency order).
     evictable: Vec<Place>,
     /// Pages that the store was given and has not answered for.
-    going: BTreeMap<u64, Vec<(Place, u64)>>,
+    going: BTreeMap<u64, Vec<Place>>,
     /// Pages that came back before anybody waited for them.
     came: BTreeMap<u64, layer::Came>,
     store: Option<StoreThread>,
     home: Option<StoreHome>,
     /// Threads of lost instances: they own the frames that they were lent.
     ghosts: Vec<StoreThread>,
-    ghost_frames: BTreeMap<u64, Vec<frames::Frame>>,
-    /// Frames of forgotten pages that a lost call still has.
-    lent: BTreeMap<u64, frames::Frame>,
+    /// Frames of the ring that loads fill or have filled.
+    live: BTreeMap<u64, Vec<frames::Frame>>,
+    /// Frames that belong to nothing any more and that a call still has.
+    lent: Vec<frames::Frame>,
     /// Reports asked for and not answered.
     reports: u64,
     /// What the store last refused pages with.
     refused: Option<Error>,
+    /// Commits until it is asked again.
+    patience: u32,
     deadline: Duration,
     events: Arc<Recorder>,
     counts: CacheFacts,
@@ -124,6 +128,9 @@ impl Pager {
             chains: session.chain.pages()[from / page..].to_vec(),
             chain: session.chain.at(&session.keys, to),
         };
+        if self.is_lossy() {
+            self.session_mut(rows.session)?.steps.push(to as u64);
+        }
         self.drop_unseen(rows.session)?;
         self.spill_due(rows.session)?;
         self.tell(commit);
@@ -131,8 +138,10 @@ impl Pager {
     }
 
     /// Goes back to `to` tokens, or fewer: a page that would be cut is forgotten whole unless its
-    /// frame can be written again. Answers where it landed.
+    /// frame can be written again, and a window that has lost what the next query would see starts
+    /// again at 0. Answers where it landed. *Caller*: no work is left.
     pub(crate) fn rewind(&mut self, session: SessionId, to: u64) -> Result<u64> {
+        self.abandon_loads();
         let landed = self.landing(session, to)?;
         self.cut(session, landed)?;
         self.tell(Ask::Rewind { session, to: landed });
@@ -155,6 +164,20 @@ impl Pager {
         &self.policy
     }
 
+    /// Whether what attention reads depends on the steps that wrote it.
+    fn is_lossy(&self) -> bool {
+        self.policy.cold != self.hot
+    }
+
+    /// Where a session that lost a page must go back to, and where its steps ended: an exact history
+    /// is computed again from that page, by any steps, a lossy one from 0, by the same.
+    pub(crate) fn retreat(&self, lost: &Lost) -> Result<(u64, Vec<u64>)> {
+        match self.is_lossy() {
+            true => Ok((0, self.session(lost.session)?.steps.clone())),
+            false => Ok((lost.position, Vec::new())),
+        }
+    }
+
     fn session(&self, id: SessionId) -> Result<&Session> {
         self.sessions.get(&id).ok_or_else(|| unknown(id))
     }
@@ -175,7 +198,7 @@ impl Pager {
         self.next_ticket
     }
 
-    /// The longest that a page of a layer is, in any form.
+    /// Bytes of a layer's page in an encoding.
     fn page_bytes(&self, layer: usize, encoding: KvEncoding) -> u32 {
         self.layers[layer].page_bytes(encoding) as u32
     }

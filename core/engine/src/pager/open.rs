@@ -15,6 +15,7 @@ use kvern_storage::{Budget, RootHost, RootLock, Storage, remove_tree};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Offsets of pages in a store that are multiples of this are read without a detour.
@@ -24,7 +25,9 @@ const RING_MOST: u64 = 64;
 /// Fewest: one loads while one is read.
 const RING_LEAST: u64 = 2;
 /// How often a store that does not answer is opened anew.
-const REOPENINGS: u32 = 3;
+const REOPENINGS: usize = 3;
+/// Names of roots that are tried.
+const ROOT_TRIES: u32 = 64;
 
 /// What a pager is made from.
 pub(crate) struct Opening {
@@ -89,6 +92,9 @@ impl Opening {
         })?;
         if !super::cold::is_known(policy.cold) || c.codec {
             return refuse("keeps cold pages in a codec of its own, which is not supported".into());
+        }
+        if policy.window.is_some_and(|w| w.recent == 0) {
+            return refuse("asks for a window of 0 recent tokens; expected 1 at least".into());
         }
         if policy.cold_after % u64::from(PAGE_TOKENS) != 0 {
             let text = format!(
@@ -158,10 +164,11 @@ impl Opening {
             store,
             home,
             ghosts: Vec::new(),
-            ghost_frames: BTreeMap::new(),
-            lent: BTreeMap::new(),
+            live: BTreeMap::new(),
+            lent: Vec::new(),
             reports: 0,
             refused: None,
+            patience: 0,
             deadline,
             events,
             counts: CacheFacts::default(),
@@ -211,11 +218,13 @@ impl Frugality {
 
 /// Where a strategy's root is, and how it is opened.
 pub(crate) struct StoreHome {
-    strategy: Box<dyn KvStrategy>,
+    /// Away while a call of it has not returned.
+    strategy: Option<Box<dyn KvStrategy>>,
     spec: StoreSpec,
     base: PathBuf,
     root: Option<RootLock>,
-    opened: u32,
+    roots: Vec<PathBuf>,
+    deadline: Duration,
     storage: Arc<dyn Storage>,
     budget: Arc<Budget>,
     events: Arc<Recorder>,
@@ -240,32 +249,47 @@ impl StoreHome {
             options: from.options,
         };
         Ok(StoreHome {
-            strategy,
+            strategy: Some(strategy),
             spec,
             base,
             root: None,
-            opened: 0,
+            roots: Vec::new(),
+            deadline: from.deadline,
             storage: from.storage,
             budget: from.budget,
             events: from.events,
         })
     }
 
-    /// Opens a root that nobody has used.
+    /// Opens a root that nobody has used. *Errors* the strategy's; Timeout when it does not come
+    /// back, and it is never called again.
     fn open(&mut self) -> Result<StoreThread> {
-        self.opened += 1;
-        let root = self.base.join(format!("{}-{}", std::process::id(), self.opened));
-        let lock = RootLock::take(&root)?;
+        let lock = self.take_root()?;
         let host = RootHost::new(
             Arc::clone(&self.storage),
-            root,
+            lock.dir().to_path_buf(),
             Arc::clone(&self.budget),
             Arc::clone(&self.events) as Arc<dyn kvern_storage::HostSink>,
         );
         self.root = Some(lock);
-        let opened =
-            self.strategy.open(&self.spec, Arc::clone(&host) as kvern_contract::HostRef)?;
-        let store = opened.store.ok_or_else(|| {
+        let Some(mut strategy) = self.strategy.take() else {
+            return Err(self.silent());
+        };
+        let (reply, answer) = std::sync::mpsc::channel();
+        let (spec, for_plugin) = (self.spec.clone(), Arc::clone(&host));
+        std::thread::Builder::new()
+            .name("kvern-open".into())
+            .spawn(move || {
+                let opened = strategy.open(&spec, for_plugin as kvern_contract::HostRef);
+                let _given_up = reply.send((strategy, opened));
+            })
+            .map_err(|e| Error::new(ErrorKind::Internal, "kv/open", e.to_string()))?;
+        let Ok((strategy, opened)) = answer.recv_timeout(self.deadline) else {
+            host.revoke();
+            return Err(self.silent());
+        };
+        self.strategy = Some(strategy);
+        let store = opened?.store.ok_or_else(|| {
             let text = "the strategy says that it has a store and opened none";
             Error::new(ErrorKind::Invalid, "kv/open", text)
         })?;
@@ -273,12 +297,39 @@ impl StoreHome {
         StoreThread::start(store, host, storage, events)
     }
 
+    fn silent(&self) -> Error {
+        let text = format!("the strategy did not open its root in {:?}", self.deadline);
+        Error::new(ErrorKind::Timeout, "kv/open", text)
+    }
+
+    /// A root of a name that this process has not used. Another process may sweep it away before it
+    /// is locked; then the next name is tried.
+    fn take_root(&mut self) -> Result<RootLock> {
+        static OPENED: AtomicU32 = AtomicU32::new(0);
+        for _ in 0..ROOT_TRIES {
+            let number = OPENED.fetch_add(1, Ordering::Relaxed);
+            let root = self.base.join(format!("{}-{number}", std::process::id()));
+            match RootLock::take(&root) {
+                Err(e) if matches!(e.kind, ErrorKind::Busy | ErrorKind::NotFound) => continue,
+                taken => {
+                    self.roots.push(root);
+                    return taken;
+                }
+            }
+        }
+        let text = format!("no free directory under {}", self.base.display());
+        Err(Error::new(ErrorKind::Busy, "kv/open", text))
+    }
+
     /// After an instance was lost: a new one, on a root of its own. *Errors* Timeout when this has
     /// happened too often.
-    pub(super) fn reopen(&mut self, what: String) -> Result<StoreThread> {
-        if self.opened > REOPENINGS {
-            let text = format!("the kv store {what}, {} times: check its drive", self.opened);
-            return Err(Error::new(ErrorKind::Timeout, "kv/load", text));
+    pub(super) fn reopen(&mut self) -> Result<StoreThread> {
+        if self.roots.len() > REOPENINGS {
+            let text = format!(
+                "the store was lost {} times and is not opened again: check its drive",
+                self.roots.len()
+            );
+            return Err(Error::new(ErrorKind::Timeout, "kv/open", text));
         }
         self.open()
     }
@@ -290,9 +341,8 @@ impl StoreHome {
 
     /// Removes what this process stored.
     pub(super) fn remove(mut self) {
-        for opened in 1..=self.opened {
-            let root = self.base.join(format!("{}-{opened}", std::process::id()));
-            let _gone = remove_tree(&root);
+        for root in &self.roots {
+            let _gone = remove_tree(root);
         }
         drop(self.root.take());
         let _not_empty = std::fs::remove_dir(&self.base);

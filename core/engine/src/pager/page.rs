@@ -53,15 +53,16 @@ pub(crate) struct Session {
     pub layers: Vec<Vec<Page>>,
     /// Tokens before this are cold.
     pub cold: u64,
-    /// Rewinds so far: an answer about an older history counts for nothing.
-    pub epoch: u64,
+    /// Where committed steps ended, kept for lossy histories alone: they are computed again by the
+    /// same steps, or other bits would come.
+    pub steps: Vec<u64>,
 }
 
 impl Session {
     pub(crate) fn new(id: SessionId, seed: ChainHash, layers: usize) -> Self {
         let layers = std::iter::repeat_with(Vec::new).take(layers).collect();
         let chain = Chain::new(seed);
-        Session { id, keys: Vec::new(), chain, committed: 0, layers, cold: 0, epoch: 0 }
+        Session { id, keys: Vec::new(), chain, committed: 0, layers, cold: 0, steps: Vec::new() }
     }
     pub(crate) fn append(&mut self, ids: &[u32]) {
         let key = |id: &u32| TokenKey { id: *id, ..TokenKey::default() };

@@ -12,6 +12,8 @@ use kvern_contract::{Error, ErrorKind, PAGE_TOKENS, PageTag, Result, SessionId, 
 use std::time::{Duration, Instant};
 
 const PAGE: u64 = PAGE_TOKENS as u64;
+/// Most pages of one call to a store.
+const SPILL_PAGES: usize = 64;
 
 impl Pager {
     /// A frame for a new page: a free one, else a stored page's. *Caller*: no work that reads or
@@ -46,19 +48,25 @@ impl Pager {
         false
     }
 
-    /// Gives every sealed page to the store and waits until one of them may go. Whether there is.
+    /// Gives every sealed page to the store and waits until a frame can be had. Whether one can.
     fn make_evictable(&mut self) -> Result<bool> {
         let all: Vec<Place> = self.sessions.keys().copied().flat_map(|s| self.sealed(s)).collect();
         self.spill(&all)?;
-        let until = Instant::now() + self.deadline;
-        while self.evictable.is_empty() && !self.going.is_empty() {
-            if let Err(silence) = self.listen(until.saturating_duration_since(Instant::now())) {
-                let text = format!("the store did not take pages in {:?}", self.deadline);
-                let _lost = self.replace_store(silence)?;
-                return Err(Error::new(ErrorKind::Timeout, "kv/store", text));
+        let mut until = Instant::now() + self.deadline;
+        loop {
+            self.settle_lent();
+            if !self.evictable.is_empty() || self.frames.available() > 0 {
+                return Ok(true);
+            }
+            if self.going.is_empty() {
+                return Ok(false);
+            }
+            match self.listen(until.saturating_duration_since(Instant::now())) {
+                Ok(()) => until = Instant::now() + self.deadline,
+                // What it had been given is here again, in its frames.
+                Err(silence) => drop(self.replace_store(silence)?),
             }
         }
-        Ok(!self.evictable.is_empty())
     }
 
     /// A session's sealed pages that only their frames hold, by layer and ascending.
@@ -79,6 +87,10 @@ impl Pager {
     /// threshold, oldest first, until the rest is what it keeps.
     pub(super) fn spill_due(&mut self, session: SessionId) -> Result<()> {
         let (Some(flush), true) = (self.policy.flush, self.store.is_some()) else { return Ok(()) };
+        if self.patience > 0 {
+            self.patience -= 1;
+            return Ok(());
+        }
         let retain = self.policy.retain;
         let mut due = Vec::new();
         let s = self.session(session)?;
@@ -95,7 +107,7 @@ impl Pager {
             let keep = keep.min(retain.bytes.map_or(u64::MAX, |b| b / per_token.max(1)));
             let keep = if keep == u64::MAX { 0 } else { keep };
             for (number, page) in pages.iter().enumerate() {
-                if !hot(&page) || !page.is_sealed() || tokens < keep + PAGE {
+                if !hot(&page) || !page.is_sealed() || tokens < keep.saturating_add(PAGE) {
                     continue;
                 }
                 tokens -= PAGE;
@@ -105,28 +117,30 @@ impl Pager {
         self.spill(&due)
     }
 
-    /// Gives pages to the store, which answers later.
+    /// Gives pages to the store, a few in each call: a load that is asked for next waits for no more
+    /// than these. It answers later.
     fn spill(&mut self, places: &[Place]) -> Result<()> {
-        let mut pages = Vec::new();
-        let mut sent = Vec::new();
         let mut layers = std::collections::BTreeSet::new();
-        for &(session, layer, number) in places {
-            let Some(out) = self.out((session, layer, number))? else { continue };
-            pages.push(out);
-            layers.insert((session, layer));
-            let s = self.session_mut(session)?;
-            let epoch = s.epoch;
-            s.layers[layer][number].kept = Kept::Going;
-            sent.push(((session, layer, number), epoch));
-        }
-        if pages.is_empty() {
-            return Ok(());
+        for some in places.chunks(SPILL_PAGES) {
+            let (mut pages, mut sent) = (Vec::new(), Vec::new());
+            for &place in some {
+                let Some(out) = self.out(place)? else { continue };
+                pages.push(out);
+                sent.push(place);
+                layers.insert((place.0, place.1));
+                if let Some(page) = self.page_mut(place) {
+                    page.kept = Kept::Going;
+                }
+            }
+            if pages.is_empty() {
+                continue;
+            }
+            self.counts.spilled_tokens += PAGE * pages.len() as u64;
+            let ticket = self.ticket();
+            self.going.insert(ticket, sent);
+            self.tell(Ask::Store { ticket, pages });
         }
         self.counts.spill_count += layers.len() as u64;
-        self.counts.spilled_tokens += PAGE * pages.len() as u64;
-        let ticket = self.ticket();
-        self.going.insert(ticket, sent);
-        self.tell(Ask::Store { ticket, pages });
         Ok(())
     }
 
@@ -155,7 +169,7 @@ impl Pager {
 
     /// Takes the answers that are there.
     pub(super) fn hear(&mut self) -> Result<()> {
-        self.settle_ghosts();
+        self.settle_lent();
         while self.store.is_some() {
             match self.listen(Duration::ZERO) {
                 Ok(()) => continue,
@@ -175,14 +189,14 @@ impl Pager {
             return Ok(());
         }
         let mark = position.saturating_sub(self.policy.cold_after) / PAGE * PAGE;
-        let s = self.session_mut(session)?;
-        let from = s.cold;
-        s.cold = s.cold.max(mark);
+        let from = self.session(session)?.cold;
         for number in (from / PAGE) as usize..(mark / PAGE) as usize {
             for layer in 0..self.layers.len() {
                 self.cool_page((session, layer, number))?;
             }
         }
+        let s = self.session_mut(session)?;
+        s.cold = s.cold.max(mark);
         Ok(())
     }
 
@@ -192,15 +206,24 @@ impl Pager {
         // A store that has the page on its way must not see it change.
         while self.page(place).is_some_and(|p| p.kept == Kept::Going) {
             if let Err(silence) = self.listen(until.saturating_duration_since(Instant::now())) {
-                let _lost = self.replace_store(silence)?;
+                drop(self.replace_store(silence)?);
             }
         }
-        let Some(page) = self.page_mut(place) else { return Ok(()) };
+        let Some(page) = self.page(place).filter(|p| p.encoding != to) else { return Ok(()) };
         let (from, frame) = (encoding_word(page.encoding), page.frame);
-        page.encoding = to;
-        if let Some(frame) = frame {
-            let mut lease = self.frames.lend(frame)?;
-            cold::encode_in_place(&mut lease, &shape, from, to);
+        match frame.map(|frame| (frame, self.frames.lend(frame))) {
+            None => (),
+            Some((_, Ok(mut lease))) => cold::encode_in_place(&mut lease, &shape, from, to),
+            // A lost call still reads it: the page is lost with it, and computed again.
+            Some((frame, Err(_lent))) => {
+                self.lent.push(frame);
+                if let Some(page) = self.page_mut(place) {
+                    page.frame = None;
+                }
+            }
+        }
+        if let Some(page) = self.page_mut(place) {
+            page.encoding = to;
         }
         Ok(())
     }
@@ -228,37 +251,49 @@ impl Pager {
             let Some(page) = self.page_mut(place) else { continue };
             page.gone = true;
             if let Some(frame) = page.frame.take() {
-                self.frames.give(frame);
+                self.free(frame);
             }
         }
         Ok(())
     }
 
     /// Where a rewind lands: at `to` where the page that holds it can be written again, else at the
-    /// start of that page.
+    /// start of that page, and at 0 where a window has dropped what the next query would see.
     pub(super) fn landing(&self, session: SessionId, to: u64) -> Result<u64> {
         let s = self.session(session)?;
         let to = to.min(s.keys.len() as u64);
         let number = (to / PAGE) as usize;
         let writable = |p: &super::page::Page| {
-            p.frame.is_some() && p.kept == Kept::Here && p.encoding == self.hot
+            let home = |frame: Frame| self.frames.lend(frame).is_ok();
+            p.kept == Kept::Here && p.encoding == self.hot && p.frame.is_some_and(home)
         };
         let whole =
             to % PAGE == 0 || s.layers.iter().all(|pages| pages.get(number).is_none_or(writable));
-        Ok(if whole { to } else { to / PAGE * PAGE })
+        let landed = if whole { to } else { to / PAGE * PAGE };
+        let Some(window) = self.policy.window else { return Ok(landed) };
+        let seen = (landed + 1).saturating_sub(u64::from(window.recent));
+        let missed = |(number, page): (usize, &super::page::Page)| {
+            page.gone && first_of(number) < landed && first_of(number) + PAGE > seen
+        };
+        match s.layers.iter().any(|pages| pages.iter().enumerate().any(missed)) {
+            true => Ok(0),
+            false => Ok(landed),
+        }
     }
 
     /// Forgets a session's tokens from `to` on and frees their pages. *Caller*: `to` is a landing.
     pub(super) fn cut(&mut self, session: SessionId, to: u64) -> Result<()> {
         let keep = to.div_ceil(PAGE) as usize;
         let s = self.session_mut(session)?;
-        s.epoch += 1;
         s.keys.truncate(to as usize);
         s.chain.rewind(to as usize);
         s.committed = s.committed.min(to as usize);
         s.cold = s.cold.min(to / PAGE * PAGE);
-        let mut freed = Vec::new();
-        let mut cut = Vec::new();
+        if s.steps.last().is_some_and(|end| *end > to) {
+            s.steps.retain(|end| *end < to);
+            s.steps.extend((to > 0).then_some(to));
+        }
+        let (mut freed, mut cut) = (Vec::new(), Vec::new());
         for (layer, pages) in s.layers.iter_mut().enumerate() {
             freed.extend(pages.drain(keep.min(pages.len())..).filter_map(|p| p.frame));
             if let Some(page) = pages.last_mut().filter(|_| to % PAGE != 0) {
@@ -267,26 +302,29 @@ impl Pager {
                 cut.push((session, layer, keep - 1));
             }
         }
-        // A page on its way to the store keeps its bytes until the store has answered.
-        let until = Instant::now() + self.deadline;
-        while !self.going.is_empty() && freed.iter().any(|f| self.frames.lend(*f).is_err()) {
-            if let Err(silence) = self.listen(until.saturating_duration_since(Instant::now())) {
-                let _lost = self.replace_store(silence)?;
-            }
-        }
-        for frame in freed {
-            match self.frames.lend(frame) {
-                Ok(_home) => self.frames.give(frame),
-                Err(_lent) => self.quarantine(frame),
-            }
-        }
+        // Answers about forgotten pages count for nothing.
+        let stays = |place: &Place| place.0 != session || place.2 < keep;
+        self.going.values_mut().for_each(|places| places.retain(stays));
+        self.evictable.retain(stays);
+        freed.into_iter().for_each(|frame| self.free(frame));
         cut.into_iter().try_for_each(|place| self.zero_behind(place, (to % PAGE) as usize))
+    }
+
+    /// Makes a frame free that no page has any more, once nobody else has it either.
+    fn free(&mut self, frame: Frame) {
+        match self.frames.lend(frame) {
+            Ok(_home) => self.frames.give(frame),
+            Err(_lent) => self.lent.push(frame),
+        }
     }
 
     /// Rows that are not filled are zero: what scales and sums are taken over.
     fn zero_behind(&mut self, place: Place, rows: usize) -> Result<()> {
         let Some(frame) = self.page(place).and_then(|p| p.frame) else { return Ok(()) };
         let (layer, tokens) = (self.layers[place.1], PAGE as usize);
+        if layer.kv_heads == 0 {
+            return Ok(());
+        }
         let width = self.page_bytes(place.1, self.hot) as usize
             / (layer.kv_heads as usize * tokens * (layer.key_dim + layer.value_dim) as usize);
         let mut lease = self.frames.lend(frame)?;
@@ -301,29 +339,46 @@ impl Pager {
         Ok(())
     }
 
-    /// Gives a store up that does not answer, and opens the strategy anew on an empty root. What
-    /// only the lost instance held comes back as lost.
+    /// Gives a store up that does not answer, and opens the strategy anew on an empty root; where it
+    /// cannot be opened, history goes on in memory alone. What only the lost instance held comes
+    /// back as lost.
     pub(super) fn replace_store(&mut self, silence: Silence) -> Result<Vec<Lost>> {
-        let Some(lost) = self.store.take() else { return Ok(Vec::new()) };
-        lost.give_up();
-        self.ghosts.push(lost);
-        let what = match silence {
-            Silence::Pending => format!("did not answer in {:?}", self.deadline),
-            Silence::Gone => "has ended".into(),
-        };
-        let line = format!("the kv store {what}: it is opened anew and what it held is recomputed");
-        kvern_storage::HostSink::log(self.events.as_ref(), 2, &line);
+        if let Some(lost) = self.store.take() {
+            lost.give_up();
+            self.ghosts.push(lost);
+            let what = match silence {
+                Silence::Pending => format!("did not answer in {:?}", self.deadline),
+                Silence::Gone => "has ended".into(),
+            };
+            let text = format!("the store {what}: what it held is computed again");
+            self.events_log(&Error::new(ErrorKind::Timeout, "kv/load", text));
+        }
         self.void = self.next_ticket;
         self.going.clear();
         self.came.clear();
         self.evictable.clear();
-        self.store = match &mut self.home {
-            Some(home) => Some(home.reopen(what)?),
-            None => None,
-        };
+        (self.reports, self.patience) = (0, 0);
+        let lost = self.forget_stored();
+        if let Some(home) = &mut self.home {
+            match home.reopen() {
+                Ok(store) => self.store = Some(store),
+                Err(error) => {
+                    self.events_log(&error);
+                    self.refused = Some(error);
+                }
+            }
+        }
+        for id in self.sessions.keys().copied().collect::<Vec<_>>() {
+            self.tell(Ask::Begin(id));
+            self.tell_again(id)?;
+        }
+        Ok(lost)
+    }
+
+    /// No page is stored any more; sessions whose pages have no frame have lost them.
+    fn forget_stored(&mut self) -> Vec<Lost> {
         let mut lost = Vec::new();
         for s in self.sessions.values_mut() {
-            s.epoch += 1;
             let mut first = None;
             for pages in &mut s.layers {
                 for (number, page) in pages.iter_mut().enumerate().filter(|(_, p)| !p.gone) {
@@ -333,15 +388,10 @@ impl Pager {
                     }
                 }
             }
-            if let Some(number) = first {
-                lost.push(Lost { session: s.id, position: first_of(number) });
-            }
+            let at = |number| Lost { session: s.id, position: first_of(number) };
+            lost.extend(first.map(at));
         }
-        for id in self.sessions.keys().copied().collect::<Vec<_>>() {
-            self.tell(Ask::Begin(id));
-            self.tell_again(id)?;
-        }
-        Ok(lost)
+        lost
     }
 
     /// Commits to a new instance what the sessions hold already.
@@ -357,39 +407,17 @@ impl Pager {
         Ok(())
     }
 
-    fn quarantine(&mut self, frame: Frame) {
-        let ticket = self.ticket();
-        self.lent.insert(ticket, frame);
-    }
-
-    /// Frames that lost calls have brought home are free again.
-    fn settle_ghosts(&mut self) {
-        let home: Vec<u64> = self
-            .lent
-            .iter()
-            .filter(|(_, frame)| self.frames.lend(**frame).is_ok())
-            .map(|(ticket, _)| *ticket)
-            .collect();
-        for ticket in home {
-            self.frames.give_back(self.lent.remove(&ticket));
-        }
-        let rings: Vec<u64> = self
-            .ghost_frames
-            .iter()
-            .filter(|(_, frames)| frames.iter().all(|f| self.frames.lend(*f).is_ok()))
-            .map(|(ticket, _)| *ticket)
-            .collect();
-        for ticket in rings {
-            for frame in self.ghost_frames.remove(&ticket).unwrap_or_default() {
-                self.frames.give(frame);
-            }
+    /// Frames that calls have brought home are free again.
+    fn settle_lent(&mut self) {
+        for frame in std::mem::take(&mut self.lent) {
+            self.free(frame);
         }
     }
 
     /// Frames for the ring in place of those that lost calls have, as far as there are any.
     /// *Caller*: no work and no load is left.
     pub(super) fn mend_ring(&mut self) {
-        self.settle_ghosts();
+        self.settle_lent();
         while self.frames.ring_misses() > 0 {
             match self.free_frame() {
                 Ok(frame) => self.frames.give_ring([frame]),

@@ -99,12 +99,14 @@ impl StoreThread {
     ) -> Result<Self> {
         let (ask, asked) = channel();
         let (reply, answer) = channel();
-        let mut worker = Worker { store, host: Arc::clone(&host), storage, events };
+        let host_of = Arc::clone(&host);
+        let mut worker = Worker { store, host: host_of, storage, events, panicked: false };
         let run = move || {
             while let Ok(ask) = asked.recv() {
-                if let Some(answer) = worker.call(ask)
-                    && reply.send(answer).is_err()
-                {
+                let answer = worker.call(ask);
+                let heard = answer.is_none_or(|answer| reply.send(answer).is_ok());
+                // A plugin that panicked answers nothing any more: its thread ends, and that shows.
+                if !heard || worker.panicked {
                     return;
                 }
             }
@@ -153,24 +155,41 @@ struct Worker {
     host: Arc<RootHost>,
     storage: Arc<dyn Storage>,
     events: Arc<Recorder>,
+    panicked: bool,
 }
 
 impl Worker {
     fn call(&mut self, ask: Ask) -> Option<Answer> {
-        let quiet = |done: Result<()>| done.err().map(Answer::Failed);
         match ask {
-            Ask::Begin(session) => quiet(self.store.begin(session, Origin::Fresh)),
+            Ask::Begin(session) => {
+                let done = self.store.begin(session, Origin::Fresh);
+                self.quiet(done)
+            }
             Ask::Store { ticket, pages } => Some(self.save(ticket, &pages)),
             Ask::Load { ticket, pages, within } => Some(self.load(ticket, pages, within)),
             Ask::Commit { session, tokens, keys, chains, chain } => {
                 let commit =
                     Commit { session, tokens, keys: &keys, chains: &chains, chain, note: &[] };
-                quiet(self.store.commit(&[commit]))
+                let done = self.store.commit(&[commit]);
+                self.quiet(done)
             }
-            Ask::Rewind { session, to } => quiet(self.store.rewind(session, to).map(|_| ())),
-            Ask::End(session) => quiet(self.store.end(session, false)),
+            Ask::Rewind { session, to } => {
+                let done = self.store.rewind(session, to).map(|_| ());
+                self.quiet(done)
+            }
+            Ask::End(session) => {
+                let done = self.store.end(session, false);
+                self.quiet(done)
+            }
             Ask::Report => Some(Answer::Report(self.store.report())),
         }
+    }
+
+    /// An answer only where there is something to say.
+    fn quiet(&mut self, done: Result<()>) -> Option<Answer> {
+        let error = done.err()?;
+        self.panicked |= error.kind == ErrorKind::Panicked;
+        Some(Answer::Failed(error))
     }
 
     fn save(&mut self, ticket: u64, pages: &[Out]) -> Answer {
@@ -181,6 +200,7 @@ impl Worker {
             .collect();
         let start = Instant::now();
         let done = self.store.store(&refs);
+        self.panicked |= done.as_ref().is_err_and(|e| e.kind == ErrorKind::Panicked);
         let total = pages.iter().map(|p| bytes(p) as u64).sum();
         self.events.record("kvsave", start.elapsed(), total);
         Answer::Stored { ticket, done }
@@ -235,6 +255,7 @@ impl Worker {
             .map(|p| PageLoad { key: p.key, into: &mut p.frame[..], verdict: Verdict::Missing })
             .collect();
         let failed = self.store.load(&mut loads, within).err();
+        self.panicked |= failed.as_ref().is_some_and(|e| e.kind == ErrorKind::Panicked);
         let verdict = |load: &PageLoad<'_>| match (&failed, load.verdict) {
             (Some(error), _) => Err(Damage::Failed(error.kind)),
             (None, Verdict::At { file, offset, tag }) => match self.host.file_of(file) {

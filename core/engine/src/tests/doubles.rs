@@ -23,6 +23,8 @@ pub(super) enum Fault {
     Sleep(Duration),
     Never,
     Panic,
+    /// The plugin panicked behind a border: everything answers so from now on.
+    Poison,
 }
 
 /// A strategy of these tests.
@@ -35,6 +37,8 @@ pub(super) struct Keep {
     /// Whether `store` says that there is no space, from the n-th page on.
     pub full_after: Option<u64>,
     pub loads: Arc<Mutex<u64>>,
+    /// How often it can be opened.
+    pub opens: Arc<Mutex<u32>>,
 }
 
 impl Keep {
@@ -46,6 +50,7 @@ impl Keep {
             faults: Vec::new(),
             full_after: None,
             loads: Arc::default(),
+            opens: Arc::new(Mutex::new(u32::MAX)),
         }
     }
     pub(super) fn store() -> Self {
@@ -91,8 +96,13 @@ impl KvStrategy for Keep {
         })
     }
     fn open(&mut self, _: &StoreSpec, _: HostRef) -> Result<Opened> {
+        let mut opens = self.opens.lock().expect("opens");
+        if *opens == 0 {
+            return Err(Error::new(ErrorKind::Io, "kv/open", "the double does not open"));
+        }
+        *opens -= 1;
         let store: Option<Box<dyn KvStore>> = match self.has_store {
-            true => Some(Box::new(Memory { keep: self.clone(), ..Memory::new(self) })),
+            true => Some(Box::new(Memory::new(self))),
             false => None,
         };
         Ok(Opened { store, attentive: None, codec: None })
@@ -103,11 +113,18 @@ struct Memory {
     keep: Keep,
     pages: BTreeMap<PageKey, (PageTag, Vec<u8>)>,
     stored: u64,
+    poisoned: bool,
 }
 
 impl Memory {
     fn new(keep: &Keep) -> Self {
-        Memory { keep: keep.clone(), pages: BTreeMap::new(), stored: 0 }
+        Memory { keep: keep.clone(), pages: BTreeMap::new(), stored: 0, poisoned: false }
+    }
+    fn alive(&self) -> Result<()> {
+        match self.poisoned {
+            true => Err(Error::new(ErrorKind::Panicked, "kv", "the double is poisoned")),
+            false => Ok(()),
+        }
     }
     fn fault(&self) -> Option<Fault> {
         let mut loads = self.keep.loads.lock().expect("loads");
@@ -126,6 +143,7 @@ impl KvStore for Memory {
         Ok(())
     }
     fn store(&mut self, pages: &[PageRef<'_>]) -> Result<()> {
+        self.alive()?;
         if self.keep.full_after.is_some_and(|most| self.stored >= most) {
             let text = "the double has no space left";
             return Err(Error::new(ErrorKind::OutOfSpace, "kv/store", text));
@@ -137,6 +155,7 @@ impl KvStore for Memory {
         Ok(())
     }
     fn load(&mut self, pages: &mut [PageLoad<'_>], _: Duration) -> Result<()> {
+        self.alive()?;
         for page in pages {
             let Some((mut tag, mut bytes)) = self.pages.get(&page.key).cloned() else { continue };
             match self.fault() {
@@ -157,6 +176,10 @@ impl KvStore for Memory {
                     std::thread::sleep(Duration::from_secs(1));
                 },
                 Some(Fault::Panic) => panic!("the double panics"),
+                Some(Fault::Poison) => {
+                    self.poisoned = true;
+                    return self.alive();
+                }
             }
             page.into[..bytes.len()].copy_from_slice(&bytes);
             page.verdict = Verdict::Filled { tag };

@@ -107,3 +107,50 @@ fn a_window_sees_its_tokens_alone_and_frees_the_others() {
         assert!(run(false, None, chunk).0 == want, "chunks of {chunk}");
     }
 }
+
+#[test]
+fn a_rewind_behind_a_window_starts_again_where_the_window_has_nothing_left() {
+    let ids = prose(500);
+    let window = Some(KvWindow { first: 4, recent: 100 });
+    let kv = Keep { window, ..Keep::resident() };
+    let mut engine = with(kv, None, KvEncoding::F32, 64).load().expect("it loads");
+    let want = bits(&mut engine, &ids).expect("it scores");
+    let session = engine.begin().expect("a session");
+    engine.score(session, &ids, &mut |_, _| Ok(())).expect("it scores");
+    let landed = engine.rewind(session, 300).expect("it goes back");
+    assert_eq!(landed, 0, "what row 300 would see is gone");
+    let mut rows: Vec<Vec<u32>> = Vec::new();
+    let mut keep = |_: usize, row: &[f32]| {
+        rows.push(row.iter().map(|x| x.to_bits()).collect());
+        Ok(())
+    };
+    engine.score(session, &ids, &mut keep).expect("it scores");
+    assert!(rows == want);
+    let near = engine.rewind(session, 490).expect("it goes back");
+    assert_eq!(near, 490, "the last page is still there");
+}
+
+#[test]
+fn a_lossy_history_that_loses_a_page_is_computed_again_to_the_same_bits() {
+    let ids = prose(900);
+    let int8 = KvEncoding::Int8 { key: Granularity::Channel, value: Granularity::Token };
+    let run = |faults: &[(u64, super::doubles::Fault)]| {
+        let kv = Keep { cold: Some((int8, 192)), ..Keep::with(faults) };
+        let mut engine = with(kv, Some(60), KvEncoding::Bf16, 128).load().expect("it loads");
+        let session = engine.begin().expect("a session");
+        let mut rows: Vec<Vec<u32>> = Vec::new();
+        // Steps of uneven lengths: other steps would be other bits.
+        for part in [&ids[..130], &ids[130..137], &ids[137..700], &ids[700..]] {
+            let mut keep = |_: usize, row: &[f32]| {
+                rows.push(row.iter().map(|x| x.to_bits()).collect());
+                Ok(())
+            };
+            engine.score(session, part, &mut keep).expect("it scores");
+        }
+        (rows, engine.facts().kv)
+    };
+    let (want, _) = run(&[]);
+    let (got, facts) = run(&[(7, super::doubles::Fault::Flip), (40, super::doubles::Fault::Flip)]);
+    assert!(facts.recomputed_tokens > 0 && facts.checksum_failures > 0, "{facts:?}");
+    assert!(got == want);
+}
