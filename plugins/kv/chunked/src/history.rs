@@ -39,6 +39,12 @@ pub(crate) struct Piece {
     pub(crate) chunk: u64,
     pub(crate) tag: PageTag,
 }
+impl Piece {
+    /// Where its bytes end.
+    pub(crate) fn end(&self) -> u64 {
+        self.offset.saturating_add(u64::from(self.tag.bytes))
+    }
+}
 /// A layer, and which part of it.
 pub(crate) type Spot = (u32, Part);
 

@@ -6,6 +6,9 @@ use crate::record::{Record, damaged};
 use kvern_contract::*;
 use std::collections::BTreeMap;
 
+/// Largest session number and end of a piece: as far as a file goes, with room to count on.
+const NUMBER_MAX: u64 = i64::MAX as u64;
+
 /// Durable sessions by the store's own number: the engine's ids mean nothing to the next process.
 #[derive(Default)]
 pub(crate) struct Index {
@@ -17,15 +20,34 @@ pub(crate) struct Index {
     pub(crate) named_end: u64,
 }
 impl Index {
-    /// Adds a record. *Errors* Damaged: it goes on where its session has not been.
+    /// Counts what a record names as named, whether or not it is added then. *Errors* Damaged: it
+    /// names a session or bytes that nobody could have written.
+    pub(crate) fn name(&mut self, record: &Record) -> Result<()> {
+        let (number, pieces) = match record {
+            Record::Dropped { number } => (*number, &[][..]),
+            Record::Session { number, pieces, .. } => (*number, &pieces[..]),
+        };
+        let end = pieces.iter().map(|(_, piece)| piece.end()).max().unwrap_or(0);
+        if number > NUMBER_MAX || end > NUMBER_MAX {
+            return Err(damaged(format!(
+                "the manifest names session {number} with bytes up to {end}, and neither passes \
+                 {NUMBER_MAX}"
+            )));
+        }
+        self.last_number = self.last_number.max(number);
+        self.named_end = self.named_end.max(end);
+        Ok(())
+    }
+
+    /// Adds a record. *Errors* Damaged: as [`Index::name`], or it goes on where its session has not
+    /// been.
     pub(crate) fn apply(&mut self, record: Record) -> Result<()> {
+        self.name(&record)?;
         match record {
             Record::Dropped { number } => {
-                self.last_number = self.last_number.max(number);
                 self.sessions.remove(&number);
             }
             Record::Session { number, base, keys, pieces, note } => {
-                self.last_number = self.last_number.max(number);
                 let session = self.sessions.entry(number).or_default();
                 let tokens = session.tokens();
                 if base > tokens {
@@ -38,10 +60,6 @@ impl Index {
                     session.cut(base);
                 }
                 session.keys.extend(keys);
-                for (_, piece) in &pieces {
-                    let end = piece.offset.saturating_add(u64::from(piece.tag.bytes));
-                    self.named_end = self.named_end.max(end);
-                }
                 session.pieces.extend(pieces);
                 session.note = note;
             }

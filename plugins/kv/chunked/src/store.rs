@@ -6,14 +6,17 @@
 //!    is opened anew.
 //! 3. A session's first record has base 0 and lists all, so that no record needs another session's.
 //! 4. A rewind writes nothing: it lowers the base, and the next record cuts there.
+//! 5. Bytes behind all that a record names and a living session holds are used again, from the next
+//!    rewind or end on: then no `At` is being read.
 
+use crate::found::{Answers, Source};
 use crate::history::{History, Layers, Piece, Spot, end_of};
 use crate::index::Index;
 use crate::record::Record;
 use crate::report;
 use kvern_contract::*;
-use kvern_record::{Journal, claim_identity};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use kvern_record::{HEADER_BYTES, Journal, claim_identity};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Form of the files; part of the identity.
@@ -36,19 +39,14 @@ struct Live {
     contains: Option<u64>,
 }
 
-/// What a `FoundId` stands for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Source {
-    Live(SessionId),
-    Stored(u64),
-}
-
 /// The `KvStore` of the chunked strategy.
 pub(crate) struct ChunkedStore {
     host: HostRef,
     layers: Layers,
     align: u64,
     quota: Option<u64>,
+    /// Bytes of the root's other files, which do not grow.
+    beside: u64,
     read_only: bool,
     chunks: FileId,
     manifest: Journal,
@@ -61,8 +59,7 @@ pub(crate) struct ChunkedStore {
     index: Index,
     live: BTreeMap<SessionId, Live>,
     next_number: u64,
-    found: HashMap<FoundId, (Source, TokenIndex)>,
-    next_found: u64,
+    found: Answers,
 }
 
 fn error<T>(kind: ErrorKind, operation: &str, text: impl Into<String>) -> Result<T> {
@@ -81,22 +78,26 @@ impl ChunkedStore {
         let manifest = Journal::open(&host, MANIFEST, spec.read_only, |payload| {
             index.apply(Record::decode(payload)?)
         })?;
+        let files = host.list()?;
+        let beside = files.iter().filter(|(name, _)| name != CHUNKS && name != MANIFEST);
+        let beside = beside.map(|(_, bytes)| bytes).sum();
         let align = u64::from(spec.io_align.max(1));
         Ok(ChunkedStore {
             layers: Layers::of(&spec.shape),
             align,
             quota: spec.quota_bytes,
+            beside,
             read_only: spec.read_only,
             chunks,
             manifest,
+            // The index refuses numbers for which this or the next session's would overflow.
             tail: index.named_end.next_multiple_of(align),
             unsynced: 0,
             lost: false,
             next_number: index.last_number + 1,
             index,
             live: BTreeMap::new(),
-            found: HashMap::new(),
-            next_found: 1,
+            found: Answers::default(),
             host,
         })
     }
@@ -119,7 +120,8 @@ impl ChunkedStore {
 
     /// Refuses what would pass the quota.
     fn has_room(&self, operation: &str, chunks_end: u64, manifest_more: u64) -> Result<()> {
-        let total = chunks_end.saturating_add(self.manifest.bytes()).saturating_add(manifest_more);
+        let files = [chunks_end, self.manifest.bytes(), manifest_more, self.beside];
+        let total = files.into_iter().fold(0, u64::saturating_add);
         match self.quota {
             Some(quota) if total > quota => {
                 let text = format!(
@@ -192,9 +194,11 @@ impl ChunkedStore {
         best.map(|source| (source, most))
     }
 
-    /// Forgets answers of `find` that reach past `to` in a history that was cut there.
-    fn forget_found(&mut self, source: Source, to: TokenIndex) {
-        self.found.retain(|_, found| found.0 != source || found.1 <= to);
+    /// Lets the next chunk start behind what records name and living sessions hold.
+    fn reclaim(&mut self) {
+        let held = self.live.values().flat_map(|live| live.history.pieces.values());
+        let end = held.map(Piece::end).fold(self.index.named_end, u64::max);
+        self.tail = self.tail.min(end.next_multiple_of(self.align));
     }
 
     /// The record that makes a session durable as it is, and which spots it lists.
@@ -231,7 +235,7 @@ impl ChunkedStore {
 
     /// Takes a durable session away; durable when it returns.
     fn drop_stored(&mut self, number: u64) -> Result<()> {
-        self.forget_found(Source::Stored(number), 0);
+        self.found.cut(Source::Stored(number), 0);
         self.index.sessions.remove(&number);
         if self.read_only {
             return Ok(());
@@ -248,9 +252,8 @@ impl KvStore for ChunkedStore {
     fn find(&mut self, prompts: &[Prefix<'_>]) -> Result<Vec<Found>> {
         let mut answers = Vec::with_capacity(prompts.len());
         for prompt in prompts {
-            let id = FoundId(self.next_found);
-            self.next_found += 1;
             let best = self.longest(prompt.keys);
+            let id = self.found.add(best);
             let history = best.and_then(|(source, tokens)| Some((self.source(source)?, tokens)));
             answers.push(match history {
                 Some((history, tokens)) => Found {
@@ -262,10 +265,8 @@ impl KvStore for ChunkedStore {
                 },
                 None => Found { id, tokens: 0, bytes: 0, cost: None, note: Vec::new() },
             });
-            if let Some(best) = best {
-                self.found.insert(id, best);
-            }
         }
+        self.found.forget_oldest(prompts.len());
         Ok(answers)
     }
 
@@ -278,7 +279,7 @@ impl KvStore for ChunkedStore {
         let history = match from {
             Origin::Fresh => History::default(),
             Origin::Stored { found, at } => {
-                let known = self.found.remove(&found);
+                let known = self.found.take(found);
                 let known =
                     known.and_then(|(source, most)| Some((source, most, self.source(source)?)));
                 let Some((source, most, history)) = known else {
@@ -384,7 +385,9 @@ impl KvStore for ChunkedStore {
         if !layers.recurrent.is_empty() && landed < tokens {
             landed = live.history.last_state(&layers, |at| at <= landed);
         }
+        let pieces = live.history.pieces.len();
         live.history.cut(landed);
+        let freed = live.history.pieces.len() < pieces;
         live.base = live.base.min(landed);
         live.unlisted.retain(|spot| live.history.pieces.contains_key(spot));
         live.clean = false;
@@ -392,7 +395,10 @@ impl KvStore for ChunkedStore {
         if landed < tokens {
             live.contains = None;
         }
-        self.forget_found(Source::Live(session), landed);
+        self.found.cut(Source::Live(session), landed);
+        if freed {
+            self.reclaim();
+        }
         Ok(landed)
     }
 
@@ -408,7 +414,7 @@ impl KvStore for ChunkedStore {
         let (record, listed) = self.record_of(live);
         let (number, base, tokens) = (live.number, live.base, live.history.tokens());
         let payload = record.encode()?;
-        self.has_room("kv/flush", self.tail, payload.len() as u64)?;
+        self.has_room("kv/flush", self.tail, (HEADER_BYTES + payload.len()) as u64)?;
         if self.unsynced > 0 {
             if let Err(failed) = self.host.sync(&[self.chunks]) {
                 self.lost = true;
@@ -416,8 +422,10 @@ impl KvStore for ChunkedStore {
             }
             self.unsynced = 0;
         }
+        // Before the append: one that fails may be found whole later.
+        self.index.name(&record)?;
         self.manifest.append(&payload)?;
-        self.forget_found(Source::Stored(number), base);
+        self.found.cut(Source::Stored(number), base);
         self.index.apply(record)?;
         let live = self.live_mut("kv/flush", session)?;
         live.base = tokens;
@@ -435,14 +443,9 @@ impl KvStore for ChunkedStore {
         let stored = self.index.sessions.get(&live.number).map(History::tokens);
         // What was found in the session is found in its durable form, where that is the same.
         let durable = stored.filter(|_| keep).map(|_| live.base);
-        self.found.retain(|_, found| match (found.0 == Source::Live(session), durable) {
-            (false, _) => true,
-            (true, Some(base)) if found.1 <= base => {
-                found.0 = Source::Stored(live.number);
-                true
-            }
-            (true, _) => false,
-        });
+        let durable = durable.map(|base| (live.number, base));
+        self.found.end(session, durable);
+        self.reclaim();
         match (keep, stored) {
             (false, Some(_)) => self.drop_stored(live.number),
             (true, Some(_)) => self.contained_in(&live).map_or(Ok(()), |old| self.drop_stored(old)),
@@ -451,8 +454,9 @@ impl KvStore for ChunkedStore {
     }
 
     fn maintain(&mut self, _budget: Duration) -> Result<()> {
-        // Nothing is compacted yet; answers of `find` end here all the same.
+        // Nothing is moved; answers of `find` end here all the same.
         self.found.clear();
+        self.reclaim();
         Ok(())
     }
 

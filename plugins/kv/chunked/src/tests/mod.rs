@@ -2,4 +2,5 @@
 
 mod drive;
 mod promises;
+mod space;
 mod traces;

@@ -1,0 +1,158 @@
+//! What the store takes: bytes of files, places in them, and answers in memory.
+
+use super::drive::*;
+use crate::found::ANSWERS_MAX;
+use crate::history::Piece;
+use crate::record::Record;
+use kvern_contract::*;
+use kvern_record::Journal;
+use kvern_storage::Storage;
+use kvern_storage::double::{FaultPlan, Faults, MemoryStorage};
+use std::path::Path;
+use std::time::Duration;
+
+const A: SessionId = SessionId(1);
+const B: SessionId = SessionId(2);
+const C: SessionId = SessionId(3);
+
+/// A session with all its pages stored and committed.
+fn filled(store: &mut dyn KvStore, session: SessionId, keys: &[TokenKey]) {
+    store.begin(session, Origin::Fresh).unwrap();
+    super::drive::store(store, &sealed(session, keys, 0..keys.len().div_ceil(PAGE))).unwrap();
+    commit(store, session, keys, 0).unwrap();
+}
+fn length(storage: &MemoryStorage, name: &str) -> u64 {
+    storage.contents(&Path::new("/root").join(name)).unwrap().len() as u64
+}
+fn offset(store: &mut dyn KvStore, session: SessionId) -> u64 {
+    let key = PageKey { session, layer: LayerIndex(0), part: Part::Page(0) };
+    let mut frame = vec![0; 4096];
+    let mut loads = [PageLoad { key, into: &mut frame, verdict: Verdict::Missing }];
+    store.load(&mut loads, Duration::MAX).unwrap();
+    let Verdict::At { offset, .. } = loads[0].verdict else { panic!("not stored") };
+    offset
+}
+
+#[test]
+fn sessions_that_end_unflushed_and_rewinds_leave_their_space_to_the_next() {
+    let storage = MemoryStorage::new();
+    let mut store = open(storage.clone()).unwrap();
+    for round in 0..50 {
+        let keys = tokens(round, 300);
+        filled(&mut *store, SessionId(round), &keys);
+        for _ in 0..3 {
+            store.rewind(SessionId(round), 64).unwrap();
+            let pages = sealed(SessionId(round), &keys, 1..5);
+            super::drive::store(&mut *store, &pages).unwrap();
+            commit(&mut *store, SessionId(round), &keys, 64).unwrap();
+        }
+        assert!(all_right(&mut *store, &*storage, SessionId(round), &keys));
+        store.end(SessionId(round), round % 2 == 0).unwrap();
+    }
+    // Five pages of two layers; a rewind keeps the first page of the second, which lies behind the
+    // rest of the first layer.
+    let most = length(&storage, "chunks");
+    assert!(most <= 2 * 10 * 1536, "{most} bytes");
+    let report = store.report();
+    assert_eq!((report.live_bytes, report.dead_bytes), (0, 0));
+}
+
+#[test]
+fn space_that_a_record_names_or_a_living_session_holds_is_never_used_again() {
+    let storage = MemoryStorage::new();
+    let mut store = open(storage.clone()).unwrap();
+    let (parent, durable, new) = (tokens(1, 128), tokens(2, 200), tokens(3, 256));
+    filled(&mut *store, B, &durable);
+    store.flush(B).unwrap();
+    store.end(B, true).unwrap();
+    filled(&mut *store, A, &parent);
+    store.begin(C, Origin::Fork { of: A, at: 128 }).unwrap();
+    store.end(A, false).unwrap();
+    filled(&mut *store, SessionId(4), &new);
+    assert!(all_right(&mut *store, &*storage, C, &parent), "the child has its parent's pages");
+    store.end(C, false).unwrap();
+    store.end(SessionId(4), false).unwrap();
+    filled(&mut *store, SessionId(5), &new);
+    let found = find(&mut *store, &durable).unwrap();
+    store.begin(SessionId(6), Origin::Stored { found: found.id, at: 200 }).unwrap();
+    assert!(all_right(&mut *store, &*storage, SessionId(6), &durable));
+    assert!(all_right(&mut *store, &*storage, SessionId(5), &new));
+}
+
+#[test]
+fn space_that_a_record_in_doubt_names_is_not_used_again() {
+    let faults = Faults::new(MemoryStorage::new(), FaultPlan::default());
+    let mut store = open(faults.clone()).unwrap();
+    filled(&mut *store, A, &tokens(1, 128));
+    let end = offset(&mut *store, A) + 4 * 1536;
+    // The host says that any of a failed write may be on disk.
+    faults.set(FaultPlan { writes_before_eio: Some(0), ..FaultPlan::default() });
+    assert_eq!(store.flush(A).unwrap_err().kind, ErrorKind::Io);
+    faults.set(FaultPlan::default());
+    store.end(A, false).unwrap();
+    filled(&mut *store, B, &tokens(2, 128));
+    assert!(offset(&mut *store, B) >= end);
+}
+
+#[test]
+fn the_quota_counts_every_byte_under_the_root() {
+    let keys = tokens(1, 128);
+    let flush = |quota_bytes| {
+        let storage = MemoryStorage::new();
+        let mut store = open_as(&StoreSpec { quota_bytes, ..spec() }, storage.clone()).unwrap();
+        filled(&mut *store, A, &keys);
+        (storage, store.flush(A))
+    };
+    let (storage, flushed) = flush(None);
+    flushed.unwrap();
+    let total = ["identity", "chunks", "manifest"].map(|name| length(&storage, name));
+    // The space behind the last page up to the drive's unit counts too.
+    let total = total.into_iter().sum::<u64>() + 256;
+    flush(Some(total)).1.unwrap();
+    assert_eq!(flush(Some(total - 1)).1.unwrap_err().kind, ErrorKind::OutOfSpace);
+}
+
+#[test]
+fn old_answers_of_find_are_gone_and_the_latest_are_not() {
+    let mut store = open(MemoryStorage::new()).unwrap();
+    let keys = tokens(1, 64);
+    filled(&mut *store, A, &keys);
+    let ids: Vec<_> = (0..=ANSWERS_MAX).map(|_| find(&mut *store, &keys).unwrap().id).collect();
+    let gone = store.begin(B, Origin::Stored { found: ids[0], at: 64 });
+    assert_eq!(gone.unwrap_err().kind, ErrorKind::NotFound);
+    store.begin(B, Origin::Stored { found: ids[1], at: 64 }).unwrap();
+    let chains = chains(&keys);
+    let batch: Vec<_> =
+        (0..2 * ANSWERS_MAX).map(|_| Prefix { keys: &keys, chains: &chains }).collect();
+    let first = store.find(&batch).unwrap()[0].id;
+    store.begin(C, Origin::Stored { found: first, at: 64 }).unwrap();
+}
+
+#[test]
+fn a_record_that_names_what_no_file_could_hold_is_damage() {
+    let tag = PageTag { bytes: 1280, tokens: PAGE_TOKENS, ..PageTag::default() };
+    let session = |number, offset| Record::Session {
+        number,
+        base: 0,
+        keys: tokens(1, 64),
+        pieces: vec![((0, Part::Page(0)), Piece { offset, chunk: 0, tag })],
+        note: Vec::new(),
+    };
+    let opened = |record: Record| {
+        let storage = MemoryStorage::new();
+        drop(open(storage.clone()).unwrap());
+        let host = host(storage.clone() as std::sync::Arc<dyn Storage>);
+        let mut manifest = Journal::open(&host, "manifest", false, |_| Ok(())).unwrap();
+        manifest.append(&record.encode().unwrap()).unwrap();
+        drop(manifest);
+        open(storage).map(|mut store| filled(&mut *store, A, &tokens(2, 64)))
+    };
+    for number in [u64::MAX, u64::MAX - 1] {
+        assert_eq!(opened(session(number, 0)).unwrap_err().kind, ErrorKind::Damaged);
+        assert_eq!(opened(Record::Dropped { number }).unwrap_err().kind, ErrorKind::Damaged);
+    }
+    for offset in [u64::MAX, u64::MAX - 1280, i64::MAX as u64] {
+        assert_eq!(opened(session(1, offset)).unwrap_err().kind, ErrorKind::Damaged);
+    }
+    opened(session(1, 1 << 20)).unwrap();
+}
