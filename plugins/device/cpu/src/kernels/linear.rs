@@ -17,8 +17,10 @@ use kvern_contract::Epilogue;
 const DIRECT_ROWS: usize = 8;
 /// Outputs of a register tile.
 const TILE: usize = 4;
-/// Floats of all panels of a worker: 256 KiB.
-const PANEL: usize = 64 * 1024;
+/// Floats of all panels of a worker: 272 KiB, for powers of two with their pitch.
+const PANEL: usize = 68 * 1024;
+/// Rows below which a panel is not split: widening it anew must stay cheap.
+const SPLIT_ROWS: usize = 96;
 /// Most rows of a register tile, over all instruction sets.
 const ROWS_MAX: usize = 6;
 
@@ -69,9 +71,9 @@ pub(crate) unsafe fn linear<V: Lanes>(task: &Linear, worker: &Worker<'_>) {
         false => worker.share(all, 6),
     };
     let chunks: usize = outs.iter().map(|part| groups(part).div_ceil(chunk)).sum();
-    // Few outputs and many rows: split the rows too.
-    let splits = if many { (4 * worker.workers).div_ceil(chunks.max(1)) } else { 1 };
-    let height = task.rows.div_ceil(splits).next_multiple_of(LANES * 3);
+    // Few outputs and many rows: split the rows too, so that the workers end together.
+    let splits = if many { (16 * worker.workers).div_ceil(chunks.max(1)) } else { 1 };
+    let height = task.rows.div_ceil(splits).max(SPLIT_ROWS).next_multiple_of(LANES * 3);
     let splits = task.rows.div_ceil(height);
     while let Some(range) = worker.next(chunks * splits, 1) {
         let (mut unit, split) = (range.start / splits, range.start % splits);

@@ -187,30 +187,65 @@ unsafe fn tile<V: Lanes, const R: usize>(
     i: usize,
     out: *mut f32,
 ) {
-    let dtype = k.dtype.unwrap_or(Dtype::F32);
-    let stride = k.dim * product::width(dtype);
     let mut x = [queries.q; R];
     for (r, x) in x.iter_mut().enumerate() {
         *x = queries.at(i + r, k.dim);
     }
-    for four in 0..TOKENS / 4 {
-        if all >> (four * 4) & 15 == 0 {
-            continue;
+    let soon = if i == 0 { Some(soon) } else { None };
+    let out = out.add(i * TOKENS);
+    let (data, dim) = (k.data, k.dim);
+    if many {
+        V::call(Scores::<F32, R, true> { x, data, dim, all, soon, out, form: PhantomData });
+        return;
+    }
+    match k.dtype.unwrap_or(Dtype::F32) {
+        Dtype::Bf16 => {
+            V::call(Scores::<Bf16, R, false> { x, data, dim, all, soon, out, form: PhantomData })
         }
-        if i == 0 {
-            for ahead in soon {
+        Dtype::F16 => {
+            V::call(Scores::<F16, R, false> { x, data, dim, all, soon, out, form: PhantomData })
+        }
+        Dtype::F32 => {
+            V::call(Scores::<F32, R, false> { x, data, dim, all, soon, out, form: PhantomData })
+        }
+    }
+}
+
+/// Products of `R` queries with a page, one body: a call for each four tokens would cost as much
+/// as they do. `TILED`: K lies in a cache.
+struct Scores<W, const R: usize, const TILED: bool> {
+    x: [*const f32; R],
+    data: *const u8,
+    dim: usize,
+    all: u64,
+    soon: Option<[Ahead; 2]>,
+    out: *mut f32, // rows of `TOKENS`
+    form: PhantomData<W>,
+}
+
+impl<W: Stored, const R: usize, const TILED: bool> Body for Scores<W, R, TILED> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Lanes>(self) {
+        let Scores { x, data, dim: k, all, soon, out, form } = self;
+        let stride = k * W::BYTES;
+        for four in 0..TOKENS / 4 {
+            if all >> (four * 4) & 15 == 0 {
+                continue;
+            }
+            for ahead in soon.iter().flatten() {
                 product::prefetch(ahead.data.wrapping_add(four * ahead.four), ahead.four);
             }
-        }
-        let first = k.data.add(four * 4 * stride);
-        let w = [first, first.add(stride), first.add(2 * stride), first.add(3 * stride)];
-        let sums = match many {
-            true => product::tiled::<V, R>(x, w, k.dim),
-            false => product::streamed::<V, R>(dtype, x, w, k.dim),
-        };
-        for (r, sum) in sums.iter().enumerate() {
-            let to = out.add((i + r) * TOKENS + four * 4);
-            to.cast::<[f32; 4]>().write_unaligned(*sum);
+            let first = data.add(four * 4 * stride);
+            let w = [first, first.add(stride), first.add(2 * stride), first.add(3 * stride)];
+            let sums = match TILED {
+                true => product::Tiled { x, w, k }.run::<V>(),
+                false => product::Streamed::<W, R> { x, w, k, form }.run::<V>(),
+            };
+            for (r, sum) in sums.iter().enumerate() {
+                out.add(r * TOKENS + four * 4).cast::<[f32; 4]>().write_unaligned(*sum);
+            }
         }
     }
 }

@@ -46,11 +46,12 @@ pub(crate) unsafe fn tiled<V: Lanes, const R: usize>(
     V::call(Tiled { x, w, k })
 }
 
-struct Streamed<W, const R: usize> {
-    x: [*const f32; R],
-    w: [*const u8; 4],
-    k: usize,
-    form: PhantomData<W>,
+/// The body of `streamed`, for those that run it within their own.
+pub(crate) struct Streamed<W, const R: usize> {
+    pub x: [*const f32; R],
+    pub w: [*const u8; 4],
+    pub k: usize,
+    pub form: PhantomData<W>,
 }
 
 impl<W: Stored, const R: usize> Body for Streamed<W, R> {
@@ -74,10 +75,11 @@ impl<W: Stored, const R: usize> Body for Streamed<W, R> {
     }
 }
 
-struct Tiled<const R: usize> {
-    x: [*const f32; R],
-    w: [*const u8; 4],
-    k: usize,
+/// The body of `tiled`, likewise.
+pub(crate) struct Tiled<const R: usize> {
+    pub x: [*const f32; R],
+    pub w: [*const u8; 4],
+    pub k: usize,
 }
 
 impl<const R: usize> Body for Tiled<R> {
