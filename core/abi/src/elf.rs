@@ -4,12 +4,14 @@
 
 use kvern_contract::{Error, ErrorKind, Result};
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 const LOAD: u32 = 1;
 const NOBITS: u32 = 8;
 const DYNSYM: u32 = 11;
+/// Bytes of a table above which it is refused unread.
+const TABLE: u64 = 256 << 20;
 
 /// Part of the file under a virtual address.
 struct Segment {
@@ -94,6 +96,13 @@ impl Image {
         Ok(image)
     }
 
+    /// Which file it is, in which state: device, inode, bytes, and when it was written.
+    pub fn identity(&self) -> Result<[i64; 5]> {
+        let about = self.file.metadata().map_err(|e| self.refuse(&e.to_string()))?;
+        let (device, inode) = (about.dev() as i64, about.ino() as i64);
+        Ok([device, inode, about.size() as i64, about.mtime(), about.mtime_nsec()])
+    }
+
     /// Why this file is no plugin.
     pub fn refuse(&self, why: &str) -> Error {
         refuse(&self.path, why)
@@ -101,7 +110,11 @@ impl Image {
 
     fn read(&self, offset: u64, bytes: u64) -> Result<Vec<u8>> {
         self.inside(offset, bytes)?;
-        let mut out = vec![0; usize::try_from(bytes).map_err(|_| self.refuse("it is too large"))?];
+        let small = usize::try_from(bytes).ok().filter(|_| bytes <= TABLE);
+        let Some(length) = small else {
+            return Err(self.refuse("its tables are larger than any plugin's"));
+        };
+        let mut out = vec![0; length];
         self.file.read_exact_at(&mut out, offset).map_err(|e| {
             Error::new(ErrorKind::Io, "abi/open", format!("{}: {e}", self.path.display()))
         })?;
@@ -193,19 +206,20 @@ impl Image {
 
     /// The address and length of an exported symbol. *Errors* Unsupported: a damaged symbol table.
     pub fn symbol(&self, name: &str) -> Result<Option<(u64, u64)>> {
-        for table in self.sections.iter().filter(|section| section.kind == DYNSYM) {
-            let names = self.sections.get(table.link as usize);
-            let names = names.ok_or_else(|| self.refuse("its symbol table has no names"))?;
-            let names = self.read(names.offset, names.bytes)?;
-            let rows = self.read(table.offset, table.bytes)?;
-            for row in rows.chunks_exact(24).map(Row) {
-                let found = names.get(row.u32(0) as usize..).unwrap_or_default();
-                let defined = row.number(6, 2) != 0;
-                if defined
-                    && found.strip_prefix(name.as_bytes()).is_some_and(|r| r.first() == Some(&0))
-                {
-                    return Ok(Some((row.u64(8), row.u64(16))));
-                }
+        // A library has one such table; of more, all but the first are noise.
+        let Some(table) = self.sections.iter().find(|section| section.kind == DYNSYM) else {
+            return Ok(None);
+        };
+        let names = self.sections.get(table.link as usize);
+        let names = names.ok_or_else(|| self.refuse("its symbol table has no names"))?;
+        let names = self.read(names.offset, names.bytes)?;
+        let rows = self.read(table.offset, table.bytes)?;
+        for row in rows.chunks_exact(24).map(Row) {
+            let found = names.get(row.u32(0) as usize..).unwrap_or_default();
+            let defined = row.number(6, 2) != 0;
+            if defined && found.strip_prefix(name.as_bytes()).is_some_and(|r| r.first() == Some(&0))
+            {
+                return Ok(Some((row.u64(8), row.u64(16))));
             }
         }
         Ok(None)

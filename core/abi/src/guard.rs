@@ -140,7 +140,7 @@ pub unsafe extern "C" fn retire<S: ?Sized>(this: Handle) {
     // SAFETY: by the caller's promise the pointer came from `Box::into_raw` of this type and is
     // given back once.
     let instance = unsafe { Box::from_raw(this.0.cast::<Instance<S>>()) };
-    let _ = catch_unwind(AssertUnwindSafe(|| drop(instance)));
+    end(|| drop(instance));
 }
 
 /// Puts the host behind a handle. `retire_host` takes it back.
@@ -177,7 +177,14 @@ pub unsafe extern "C" fn retire_host(this: Handle) {
     // SAFETY: by the caller's promise the pointer came from `Box::into_raw` of this type and is
     // given back once.
     let host = unsafe { Box::from_raw(this.0.cast::<HostRef>()) };
-    let _ = catch_unwind(AssertUnwindSafe(|| drop(host)));
+    end(|| drop(host));
+}
+
+/// Runs a last act; a panic of it, and of its payload's drop, ends here.
+fn end(act: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(act)) {
+        panic_text(payload);
+    }
 }
 
 #[cfg(test)]
@@ -214,5 +221,6 @@ mod tests {
         let poison = Poison::default();
         let e = poison.run::<()>("kv/load", || std::panic::panic_any(Trap)).unwrap_err();
         assert_eq!(e.message, "the plugin panicked: without a message");
+        end(|| std::panic::panic_any(Trap));
     }
 }

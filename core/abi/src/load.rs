@@ -13,10 +13,15 @@ use crate::wire::{AbiResult, receive};
 use crate::{Plugin, PluginKind};
 use abi_stable::library::{AbiHeaderRef, LibHeader, RootModule};
 use kvern_contract::{Error, ErrorKind, Result};
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 const STAMP: &str = "kvern_plugin_stamp";
 const HEADER: &str = "kvern_plugin_header";
+
+/// What this process loaded, and which file it was.
+static LOADED: Mutex<BTreeMap<PathBuf, [i64; 5]>> = Mutex::new(BTreeMap::new());
 
 /// Reads what a plugin was built for, from its file alone: nothing of it runs. *Errors* NotFound,
 /// Io; Unsupported when it is no Kvern plugin. The stamp may be of another epoch: `open` judges it.
@@ -41,6 +46,19 @@ fn stamp_of(image: &Image) -> Result<Stamp> {
 /// Mismatch: built for another epoch, target, layout or panic strategy; the message says what to
 /// do. Panicked: it panicked while it was made or described.
 pub fn open(path: &Path) -> Result<Plugin> {
+    open_one(path).map_err(|error| named(path, error))
+}
+
+/// Every refusal names the library, also one that the plugin wrote.
+fn named(path: &Path, mut error: Error) -> Error {
+    let name = path.display().to_string();
+    if !error.message.contains(&name) {
+        error.message = format!("{name}: {}", error.message);
+    }
+    error
+}
+
+fn open_one(path: &Path) -> Result<Plugin> {
     let image = Image::open(path)?;
     let kind = stamp_of(&image)?.check(path)?;
     if image.symbol(HEADER)?.is_none() {
@@ -50,15 +68,15 @@ pub fn open(path: &Path) -> Result<Plugin> {
     Ok(match kind {
         PluginKind::Kv => {
             let root = root::<KvRootRef>(path, header)?;
-            Plugin::Kv(Box::new(ForeignKv::new(make(path, root.make())?)?))
+            Plugin::Kv(Box::new(ForeignKv::new(make(root.make())?)?))
         }
         PluginKind::Offload => {
             let root = root::<OffloadRootRef>(path, header)?;
-            Plugin::Offload(Box::new(ForeignOffload::new(make(path, root.make())?)?))
+            Plugin::Offload(Box::new(ForeignOffload::new(make(root.make())?)?))
         }
         PluginKind::Device => {
             let root = root::<DeviceRootRef>(path, header)?;
-            Plugin::Device(Box::new(ForeignDevice::new(make(path, root.make())?)?))
+            Plugin::Device(Box::new(ForeignDevice::new(make(root.make())?)?))
         }
     })
 }
@@ -69,12 +87,24 @@ fn load(path: &Path, image: &Image) -> Result<&'static LibHeader> {
     use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
     // With a slash in it, so that the loader does not search for it elsewhere.
     let whole = path.canonicalize().map_err(|e| image.refuse(&e.to_string()))?;
+    // The loader answers a path that it knows with what it has, whatever lies there by now.
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    let identity = image.identity()?;
+    if loaded.get(&whole).is_some_and(|before| *before != identity) {
+        let line = format!(
+            "{} was replaced since this process loaded it; start the process anew",
+            path.display()
+        );
+        return Err(Error::new(ErrorKind::Mismatch, "abi/open", line));
+    }
     // SAFETY: the library's constructors run. Its file is whole and its stamp says that it is a
     // plugin of this epoch and target; that a plugin's constructors are sound is its author's
     // promise, as all of its code is.
     let library = unsafe { Library::open(Some(&whole), RTLD_NOW | RTLD_LOCAL) };
     let library =
         library.map_err(|e| image.refuse(&format!("the loader says {}", one_line(&e))))?;
+    loaded.insert(whole, identity);
+    drop(loaded);
     // SAFETY: by the stamp's epoch the symbol is a `LibHeader`, which starts with abi_stable's own
     // header; a reference to that is what an `AbiHeaderRef` is. `upgrade` checks magic and version
     // before it looks further.
@@ -96,12 +126,9 @@ fn root<M: RootModule>(path: &Path, header: &'static LibHeader) -> Result<M> {
     header.check_layout::<M>().map_err(|e| mismatch(path, "its root module failed", &e))
 }
 
-fn make<T>(path: &Path, make: extern "C" fn() -> AbiResult<T>) -> Result<T> {
+fn make<T>(make: extern "C" fn() -> AbiResult<T>) -> Result<T> {
     crate::count::tick();
-    receive(make()).map_err(|mut error| {
-        error.context.push(("library".into(), path.display().to_string()));
-        error
-    })
+    receive(make())
 }
 
 fn one_line(error: &dyn std::fmt::Display) -> String {

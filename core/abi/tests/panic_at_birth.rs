@@ -18,6 +18,7 @@ fn a_panic_at_birth_is_a_refusal_and_the_process_lives() {
         let error = kvern_abi::open(&path).unwrap_err();
         assert_eq!((error.kind, error.operation.as_str()), (ErrorKind::Panicked, operation));
         assert!(error.message.contains(&format!("told to panic in {place}")), "{error}");
+        assert!(error.message.starts_with(&path.display().to_string()), "{error}");
     }
     // SAFETY: as above.
     unsafe { std::env::remove_var(TOLD) };

@@ -122,6 +122,35 @@ fn a_copy_cut_short_anywhere_is_refused() {
 }
 
 #[test]
+fn a_table_larger_than_any_plugins_is_refused_unread() {
+    let mut bytes = std::fs::read(library("kvern-kv-resident")).unwrap();
+    let word = |bytes: &[u8], at: usize| {
+        u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize
+    };
+    let (table, count) = (word(&bytes, 40), u16::from_le_bytes([bytes[60], bytes[61]]));
+    let dynsym = (0..usize::from(count)).map(|i| table + i * 64).find(|at| bytes[at + 4] == 11);
+    let size = dynsym.unwrap() + 32;
+    bytes[size..size + 8].copy_from_slice(&(1u64 << 30).to_le_bytes());
+    let (_room, path) = file("libsparse.so", &bytes);
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(1 << 31).unwrap();
+    no_plugin(&path, "its tables are larger than any plugin's");
+}
+
+#[test]
+fn a_library_replaced_under_its_path_is_refused_not_taken_for_the_old_one() {
+    let (room, path) = file("libone.so", &std::fs::read(library("kvern-kv-resident")).unwrap());
+    for _ in 0..2 {
+        assert_eq!(open(&path).unwrap().kind(), PluginKind::Kv);
+    }
+    let other = room.path().join("libother.so");
+    std::fs::copy(library("kvern-fixture-echo-kv"), &other).unwrap();
+    std::fs::rename(&other, &path).unwrap();
+    let error = refused(&path);
+    assert_eq!(error.kind, ErrorKind::Mismatch);
+    assert!(error.message.contains("was replaced"), "{error}");
+}
+
+#[test]
 fn headers_full_of_noise_are_refused_or_harmless() {
     let good = std::fs::read(library("kvern-kv-resident")).unwrap();
     let (_room, path) = file("libnoise.so", &[]);

@@ -132,7 +132,18 @@ impl KvAttentive for ForeignAttentive {
             queries: RSlice::from_slice(ask.queries),
         };
         let mask = cross!(self, select, row, RSlice::from_slice(&visible.words), visible.pages)?;
-        *visible = PageMask { words: mask.words.into_vec(), pages: mask.pages };
+        if (mask.pages, mask.words.len()) != (visible.pages, visible.words.len()) {
+            let (got, asked) = (mask.words.len(), visible.words.len());
+            let line = format!(
+                "the plugin answered {} pages in {got} words for {} pages in {asked}",
+                mask.pages, visible.pages
+            );
+            return Err(Error::new(ErrorKind::Invalid, "kv/select", line));
+        }
+        // It may only clear: a page that it set would be one that attention may not see.
+        for (word, kept) in visible.words.iter_mut().zip(&mask.words) {
+            *word &= kept;
+        }
         Ok(())
     }
 
@@ -166,5 +177,66 @@ impl KvAttentive for ForeignAttentive {
 
     fn end(&mut self, session: SessionId) {
         let _ = cross!(self, end, session.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::border::Object;
+    use crate::guard::{Poison, expose};
+
+    /// Answers a mask of its own.
+    struct Wild(PageMask);
+
+    impl KvAttentive for Wild {
+        fn begin(&mut self, _: SessionId, _: Option<SessionId>, _: &[u8]) -> Result<()> {
+            Ok(())
+        }
+        fn sealed(&mut self, _: &PageView<'_>) -> Result<()> {
+            Ok(())
+        }
+        fn select(&mut self, _: &QueryAsk<'_>, visible: &mut PageMask) -> Result<()> {
+            *visible = PageMask { words: self.0.words.clone(), pages: self.0.pages };
+            Ok(())
+        }
+        fn observe(&mut self, _: &AttentionMass<'_>, _: &mut RowEdits) -> Result<()> {
+            Ok(())
+        }
+        fn rewind(&mut self, _: SessionId, _: TokenIndex) -> Result<()> {
+            Ok(())
+        }
+        fn save(&self, _: SessionId) -> Result<Vec<u8>> {
+            Ok(Vec::new())
+        }
+        fn end(&mut self, _: SessionId) {}
+    }
+
+    fn answered(words: &[u64], pages: u32) -> (Result<()>, Vec<u64>) {
+        let wild = Wild(PageMask { words: words.to_vec(), pages });
+        let inner: Box<dyn KvAttentive> = Box::new(wild);
+        let handle = expose(inner, std::sync::Arc::<Poison>::default());
+        let mut foreign = ForeignAttentive::new(Object { handle, table: AttentiveTable::REF });
+        let (session, layer) = (SessionId(1), LayerIndex(0));
+        let ask = QueryAsk { session, layer, heads: 1, key_dim: 1, queries: &[0.5] };
+        let mut visible = PageMask { words: vec![0b1101, 0b1], pages: 65 };
+        let result = foreign.select(&ask, &mut visible);
+        assert_eq!(visible.pages, 65);
+        (result, visible.words)
+    }
+
+    #[test]
+    fn a_mask_only_clears() {
+        assert_eq!(answered(&[u64::MAX, u64::MAX], 65), (Ok(()), vec![0b1101, 0b1]));
+        assert_eq!(answered(&[0b0111, 0], 65), (Ok(()), vec![0b0101, 0]));
+    }
+
+    #[test]
+    fn a_mask_of_another_size_is_refused_and_changes_nothing() {
+        for (words, pages) in [(&[1u64][..], 65), (&[1, 1, 1], 65), (&[1, 1], 64), (&[], 0)] {
+            let (result, left) = answered(words, pages);
+            assert_eq!(result.unwrap_err().kind, ErrorKind::Invalid);
+            assert_eq!(left, [0b1101, 0b1]);
+        }
     }
 }

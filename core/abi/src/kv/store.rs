@@ -67,6 +67,11 @@ impl KvStore for ForeignStore {
     fn find(&mut self, prompts: &[Prefix<'_>]) -> Result<Vec<Found>> {
         let rows: Vec<_> = prompts.iter().map(PrefixRow::out).collect();
         let found = cross!(self, find, RSlice::from_slice(&rows))?;
+        if found.len() != prompts.len() {
+            let (got, asked) = (found.len(), prompts.len());
+            let line = format!("the plugin found {got} answers for {asked} prompts");
+            return Err(Error::new(ErrorKind::Invalid, "kv/find", line));
+        }
         Ok(found.into_iter().map(FoundRow::found).collect())
     }
 
@@ -121,5 +126,63 @@ impl KvStore for ForeignStore {
     fn report(&self) -> KvReport {
         let doc = cross!(self, report);
         doc.and_then(|doc| read_doc("kv/report", &doc)).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::border::Object;
+    use crate::guard::{Poison, expose};
+
+    /// Finds so many things, whatever is asked.
+    struct Finds(usize);
+
+    impl KvStore for Finds {
+        fn find(&mut self, _: &[Prefix<'_>]) -> Result<Vec<Found>> {
+            let found = Found { id: FoundId(1), tokens: 0, bytes: 0, cost: None, note: Vec::new() };
+            Ok(vec![found; self.0])
+        }
+        fn begin(&mut self, _: SessionId, _: Origin) -> Result<()> {
+            Ok(())
+        }
+        fn store(&mut self, _: &[PageRef<'_>]) -> Result<()> {
+            Ok(())
+        }
+        fn load(&mut self, _: &mut [PageLoad<'_>], _: Duration) -> Result<()> {
+            Ok(())
+        }
+        fn commit(&mut self, _: &[Commit<'_>]) -> Result<()> {
+            Ok(())
+        }
+        fn rewind(&mut self, _: SessionId, to: TokenIndex) -> Result<TokenIndex> {
+            Ok(to)
+        }
+        fn flush(&mut self, _: SessionId) -> Result<()> {
+            Ok(())
+        }
+        fn end(&mut self, _: SessionId, _: bool) -> Result<()> {
+            Ok(())
+        }
+        fn maintain(&mut self, _: Duration) -> Result<()> {
+            Ok(())
+        }
+        fn report(&self) -> KvReport {
+            KvReport::default()
+        }
+    }
+
+    #[test]
+    fn a_find_without_one_answer_a_prompt_is_refused() {
+        let prompts = [Prefix { keys: &[], chains: &[] }, Prefix { keys: &[], chains: &[] }];
+        for count in 0..4 {
+            let inner: Box<dyn KvStore> = Box::new(Finds(count));
+            let handle = expose(inner, std::sync::Arc::<Poison>::default());
+            let mut foreign = ForeignStore::new(Object { handle, table: StoreTable::REF });
+            match (count, foreign.find(&prompts)) {
+                (2, found) => assert_eq!(found.map(|found| found.len()), Ok(2)),
+                (_, found) => assert_eq!(found.unwrap_err().kind, ErrorKind::Invalid),
+            }
+        }
     }
 }

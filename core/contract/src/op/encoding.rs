@@ -20,9 +20,19 @@ pub fn encoding_word(encoding: KvEncoding) -> u32 {
 
 /// The reverse; `None` for a number that no encoding has.
 pub fn encoding_of(word: u32) -> Option<KvEncoding> {
-    let int8 = |key: &Granularity| GRANULARITIES.map(|value| KvEncoding::Int8 { key: *key, value });
-    let plain = [KvEncoding::F32, KvEncoding::F16, KvEncoding::Bf16, KvEncoding::Codec];
-    GRANULARITIES.iter().flat_map(int8).chain(plain).find(|e| encoding_word(*e) == word)
+    // Asked for every page entry: no search.
+    let granularity = |two: u32| GRANULARITIES.get(two as usize).copied();
+    match word {
+        1 => Some(KvEncoding::F32),
+        2 => Some(KvEncoding::F16),
+        3 => Some(KvEncoding::Bf16),
+        16..=26 => {
+            let (key, value) = (granularity((word - 16) / 4)?, granularity(word % 4)?);
+            Some(KvEncoding::Int8 { key, value })
+        }
+        255 => Some(KvEncoding::Codec),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
