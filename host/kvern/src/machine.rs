@@ -2,6 +2,7 @@
 
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
+use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 /// Memory, processor, kernel.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -31,33 +32,25 @@ pub struct Machine {
 impl Machine {
     /// Reads everything.
     pub fn read() -> Machine {
-        let uname = rustix::system::uname();
-        let meminfo = read_to_string("/proc/meminfo").unwrap_or_default();
-        let cpuinfo = read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let memory = MemoryRefreshKind::nothing().with_ram();
+        let asked = RefreshKind::nothing().with_memory(memory).with_cpu(CpuRefreshKind::nothing());
+        let system = System::new_with_specifics(asked).ok();
+        let bytes = |read: fn(&System) -> u64| system.as_ref().map(read).filter(|b| *b > 0);
+        let brand = |s: &System| s.cpus().first().map(|cpu| cpu.brand().trim().to_string());
         let (memory_limit_bytes, core_limit) = limits();
         Machine {
             platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
-            kernel: uname.release().to_str().ok().map(String::from),
-            hostname: uname.nodename().to_str().ok().map(String::from),
-            cpu: field(&cpuinfo, "model name").map(String::from),
+            kernel: System::kernel_version().ok(),
+            hostname: System::host_name().ok(),
+            cpu: system.as_ref().and_then(brand),
             isa: isa(),
             cores: crate::settings::cores(),
-            memory_bytes: kib(&meminfo, "MemTotal"),
-            memory_available_bytes: kib(&meminfo, "MemAvailable"),
+            memory_bytes: bytes(System::total_memory),
+            memory_available_bytes: bytes(System::available_memory),
             memory_limit_bytes,
             core_limit,
         }
     }
-}
-
-fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
-    let line = text.lines().find(|l| l.split(':').next().is_some_and(|k| k.trim() == key))?;
-    line.split_once(':').map(|(_, value)| value.trim())
-}
-
-fn kib(meminfo: &str, key: &str) -> Option<u64> {
-    let number = field(meminfo, key)?.split_whitespace().next()?;
-    number.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -128,14 +121,6 @@ fn cpu_limit(file: &Path) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_are_read_from_the_kernels_tables() {
-        let text = "MemTotal:       100 kB\nMemAvailable:    7 kB\n";
-        assert_eq!(kib(text, "MemTotal"), Some(102_400));
-        assert_eq!(kib(text, "Swap"), None);
-        assert_eq!(field("model name\t: X Y\n", "model name"), Some("X Y"));
-    }
 
     #[test]
     fn a_cgroup_has_its_parents_limits_too() {

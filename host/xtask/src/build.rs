@@ -79,7 +79,8 @@ pub(crate) fn clean(command: &mut Command) -> &mut Command {
     command
 }
 
-/// Runs cargo with its progress lines and without its closing one, so that nothing to do is silence.
+/// Runs cargo with its progress lines and without its closing one, so that nothing to do is
+/// silence.
 fn progress(command: &mut Command) -> std::io::Result<ExitStatus> {
     let mut child = command.stderr(Stdio::piped()).spawn()?;
     if let Some(stderr) = child.stderr.take() {

@@ -4,13 +4,11 @@ use comfy_table::{ContentArrangement, Table};
 use kvern_report::{Lane, LaneStatus, Report};
 use serde_json::Value;
 
-/// Fixed, so that the table is the same everywhere.
-const WIDTH: u16 = 110;
-
 /// A table of the lanes, and a line of what planning cost.
 pub fn of(report: &Report) -> String {
     let mut table = Table::new();
-    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
+    // As wide as its words, whatever the terminal is: the table is the same everywhere.
+    table.set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(["lane", "mean ms", "median ms", "first token ms", "tokens/s", "peak MiB"]);
     let target = &report.runtime_comparison.primary_target;
     for pair in [&target.cold_start, &target.warm_runtime] {
