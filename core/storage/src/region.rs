@@ -1,10 +1,10 @@
 //! Memory that is lent in pieces: one anonymous mapping, and leases on ranges of it that never
 //! overlap.
 //!
-//! A lease is the right to write. Whoever has the same bytes by address (a device that was given the
-//! span) writes them only while no lease covers them. It may read them while a lease is out once
-//! they are sealed: from then on the lease is only read, until it is dropped. That is the engine's
-//! schedule, not checked here.
+//! A lease is the right to write. Whoever has the same bytes by address (a device that was given
+//! the span) writes them only while no lease covers them. It may read them while a lease is out
+//! once they are sealed: from then on the lease is only read, until it is dropped. That is the
+//! engine's schedule, not checked here.
 #![allow(unsafe_code)]
 
 use crate::meter::lock;

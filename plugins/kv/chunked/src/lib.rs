@@ -1,9 +1,9 @@
 //! History on disk in chunks: a layer's pages are appended as they spill, side by side, and a
 //! manifest journal names them. Full history, full precision: bit for bit what stays in memory.
 //!
-//! Files under the root: `identity`, whose root it is; `chunks`, page bytes; `manifest`, the journal
-//! that says which pages make which session. A session is durable when `flush` returns, whatever
-//! happens to the power then; `commit` never syncs.
+//! Files under the root: `identity`, whose root it is; `chunks`, page bytes; `manifest`, the
+//! journal that says which pages make which session. A session is durable when `flush` returns,
+//! whatever happens to the power then; `commit` never syncs.
 //!
 //! Nothing is moved. Space in `chunks` behind all that was ever flushed and all that living
 //! sessions hold is used again once a session is rewound or ends, so a store that flushes nothing
