@@ -79,7 +79,9 @@ proptest! {
     }
 
     #[test]
-    fn a_config_of_strange_numbers_never_panics(values in prop::collection::vec((prop::sample::select(KEYS), number()), 1..4)) {
+    fn a_config_of_strange_numbers_never_panics(
+        values in prop::collection::vec((prop::sample::select(KEYS), number()), 1..4),
+    ) {
         let mut config = config();
         for (key, value) in values {
             config[key] = value;
@@ -93,7 +95,10 @@ proptest! {
     }
 
     #[test]
-    fn mutated_weights_never_panic_and_extents_stay_inside(changes in changes(), length in any::<Option<u16>>()) {
+    fn mutated_weights_never_panic_and_extents_stay_inside(
+        changes in changes(),
+        length in any::<Option<u16>>(),
+    ) {
         let mut bytes = mutate(&safetensors(&tensors(), "BF16", 16), &changes);
         if let Some(length) = length {
             let n = bytes.len().min(8);
@@ -108,10 +113,13 @@ proptest! {
 
     #[test]
     fn a_mutated_template_never_panics(changes in changes()) {
-        let source = "{% for m in messages %}{% generation %}{{ m['content'] | tojson(indent=2) }}{% endgeneration %}{% endfor %}{{ bos_token[1:3] }}";
+        let source = "{% for m in messages %}{% generation %}\
+            {{ m['content'] | tojson(indent=2) }}\
+            {% endgeneration %}{% endfor %}{{ bos_token[1:3] }}";
         let source = String::from_utf8_lossy(&mutate(source.as_bytes(), &changes)).into_owned();
         if let Ok(template) = ChatTemplate::new(&source, vec![("bos_token".into(), "<s>".into())]) {
-            let _ = template.render(&[Message::new("user", "a"), Message::new("assistant", "é")], true);
+            let messages = [Message::new("user", "a"), Message::new("assistant", "é")];
+            let _ = template.render(&messages, true);
         }
     }
 }

@@ -251,7 +251,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
     #[test]
-    fn a_mutated_file_never_panics(changes in prop::collection::vec((0usize..1900, any::<u8>()), 1..5), cut in any::<Option<prop::sample::Index>>()) {
+    fn a_mutated_file_never_panics(
+        changes in prop::collection::vec((0usize..1900, any::<u8>()), 1..5),
+        cut in any::<Option<prop::sample::Index>>(),
+    ) {
         let mut bytes = GGUF.to_vec();
         for (at, byte) in changes {
             bytes[at] = byte;

@@ -127,7 +127,8 @@ proptest! {
         history in prop::collection::vec(any::<u32>(), 0..8),
         temperature in prop::sample::select(vec![0.0f32, 1e-38, 0.5, 1.0, 3e38]),
         top_k in 0u32..50, top_p in 0.0001f32..=1.0, min_p in 0.0f32..=1.0,
-        repetition_penalty in prop::sample::select(vec![1e-30f32, 0.5, 1.0, 1.3, 1e30]), seed in any::<u64>(),
+        repetition_penalty in prop::sample::select(vec![1e-30f32, 0.5, 1.0, 1.3, 1e30]),
+        seed in any::<u64>(),
     ) {
         let sampling = Sampling { repetition_penalty, temperature, top_k, top_p, min_p, seed };
         let token = Sampler::new(sampling).unwrap().sample(&logits, &history) as usize;
