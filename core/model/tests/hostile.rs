@@ -139,3 +139,11 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_tokenizer_that_is_no_json_from_its_decoder_on_is_an_error() {
+    let tokenizer = br#"{"version": "1.0", "decoder": {"type": "ByteLevel}, "model": {}}"#;
+    let files = TextFiles { tokenizer, tokenizer_config: None, chat_template: None };
+    let error = Text::parse("x", &files, 4096).err().unwrap();
+    assert!(error.message.starts_with("tokenizer.json: "), "{}", error.message);
+}

@@ -41,7 +41,10 @@ impl Text {
         // One text at a time is encoded here, so a pool of threads would only steal cores from the
         // device.
         set_parallelism(false);
-        let mut tokenizer = Tokenizer::from_bytes(files.tokenizer)
+        // The loader panics where a decoder is no JSON, so what is no JSON does not reach it.
+        let mut tokenizer = serde_json::from_slice::<serde_json::Value>(files.tokenizer)
+            .map_err(|e| e.to_string())
+            .and_then(|_| Tokenizer::from_bytes(files.tokenizer).map_err(|e| e.to_string()))
             .map_err(|e| invalid(OPERATION, format!("tokenizer.json: {e}")))?;
         let largest = tokenizer.get_vocab(true).into_iter().max_by_key(|(_, id)| *id);
         let Some((token, id)) = largest else {
