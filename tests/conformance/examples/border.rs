@@ -96,7 +96,8 @@ fn main() -> Result<()> {
     let call_ns = start.elapsed().as_secs_f64() * 1e9 / f64::from(calls);
     let mut near = engine(&model, &dir, Box::new(kvern_device_cpu::CpuDevice::default()))?;
     let mut far = engine(&model, &dir, foreign)?;
-    (decode(&mut near)?, decode(&mut far)?);
+    decode(&mut near)?;
+    decode(&mut far)?;
     let (mut ratios, mut steps, mut crossings) = (Vec::new(), Vec::new(), 0.0);
     for _ in 0..rounds {
         let (a, (b, crossed)) = (decode(&mut near)?.0, decode(&mut far)?);
