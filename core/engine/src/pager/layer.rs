@@ -141,9 +141,9 @@ impl Pager {
         segment.pages.iter().filter(|(i, _)| *i == index).map(entry).collect()
     }
 
-    /// Asks the store for a segment's missing pages, of sessions that are not lost. *Caller*: the frames of all loads but the last
-    /// are released. *Errors* Internal where nothing is stored; Timeout when lost calls hold the
-    /// ring.
+    /// Asks the store for a segment's missing pages, of sessions that are not lost. *Caller*: the
+    /// frames of all loads but the last are released. *Errors* Internal where nothing is stored;
+    /// Timeout when lost calls hold the ring.
     pub(crate) fn start_load(
         &mut self,
         layer: usize,
@@ -185,8 +185,8 @@ impl Pager {
         Ok(Some(ticket))
     }
 
-    /// Waits for a load, as long as the store answers anything before its deadline. A page without a
-    /// good answer is lost; a store that does not answer is given up, and all it held is lost.
+    /// Waits for a load, as long as the store answers anything before its deadline. A page without
+    /// a good answer is lost; a store that does not answer is given up, and all it held is lost.
     pub(crate) fn finish_load(&mut self, ticket: &Ticket) -> Result<Vec<Lost>> {
         let mut lost = Vec::new();
         let mut until = Instant::now() + self.deadline;

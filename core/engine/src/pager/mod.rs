@@ -169,8 +169,8 @@ impl Pager {
         self.policy.cold != self.hot
     }
 
-    /// Where a session that lost a page must go back to, and where its steps ended: an exact history
-    /// is computed again from that page, by any steps, a lossy one from 0, by the same.
+    /// Where a session that lost a page must go back to, and where its steps ended: an exact
+    /// history is computed again from that page, by any steps, a lossy one from 0, by the same.
     pub(crate) fn retreat(&self, lost: &Lost) -> Result<(u64, Vec<u64>)> {
         match self.is_lossy() {
             true => Ok((0, self.session(lost.session)?.steps.clone())),

@@ -117,8 +117,8 @@ impl Pager {
         self.spill(&due)
     }
 
-    /// Gives pages to the store, a few in each call: a load that is asked for next waits for no more
-    /// than these. It answers later.
+    /// Gives pages to the store, a few in each call: a load that is asked for next waits for no
+    /// more than these. It answers later.
     fn spill(&mut self, places: &[Place]) -> Result<()> {
         let mut layers = std::collections::BTreeSet::new();
         for some in places.chunks(SPILL_PAGES) {
@@ -339,8 +339,8 @@ impl Pager {
         Ok(())
     }
 
-    /// Gives a store up that does not answer, and opens the strategy anew on an empty root; where it
-    /// cannot be opened, history goes on in memory alone. What only the lost instance held comes
+    /// Gives a store up that does not answer, and opens the strategy anew on an empty root; where
+    /// it cannot be opened, history goes on in memory alone. What only the lost instance held comes
     /// back as lost.
     pub(super) fn replace_store(&mut self, silence: Silence) -> Result<Vec<Lost>> {
         if let Some(lost) = self.store.take() {
