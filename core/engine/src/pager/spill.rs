@@ -267,8 +267,8 @@ impl Pager {
             let home = |frame: Frame| self.frames.lend(frame).is_ok();
             p.kept == Kept::Here && p.encoding == self.hot && p.frame.is_some_and(home)
         };
-        let whole =
-            to % PAGE == 0 || s.layers.iter().all(|pages| pages.get(number).is_none_or(writable));
+        let whole = to.is_multiple_of(PAGE)
+            || s.layers.iter().all(|pages| pages.get(number).is_none_or(writable));
         let landed = if whole { to } else { to / PAGE * PAGE };
         let Some(window) = self.policy.window else { return Ok(landed) };
         let seen = (landed + 1).saturating_sub(u64::from(window.recent));
@@ -296,7 +296,7 @@ impl Pager {
         let (mut freed, mut cut) = (Vec::new(), Vec::new());
         for (layer, pages) in s.layers.iter_mut().enumerate() {
             freed.extend(pages.drain(keep.min(pages.len())..).filter_map(|p| p.frame));
-            if let Some(page) = pages.last_mut().filter(|_| to % PAGE != 0) {
+            if let Some(page) = pages.last_mut().filter(|_| !to.is_multiple_of(PAGE)) {
                 page.rows = page.rows.min((to % PAGE) as u32);
                 page.tag = None;
                 cut.push((session, layer, keep - 1));
