@@ -17,12 +17,18 @@ use kvern_contract::Epilogue;
 const DIRECT_ROWS: usize = 8;
 /// Outputs of a register tile.
 const TILE: usize = 4;
-/// Floats of all panels of a worker: 272 KiB, for powers of two with their pitch.
-const PANEL: usize = 68 * 1024;
+/// Inputs from which on a panel takes more of the cache.
+const LONG: usize = 8192;
 /// Rows below which a panel is not split: widening it anew must stay cheap.
 const SPLIT_ROWS: usize = 96;
 /// Most rows of a register tile, over all instruction sets.
 const ROWS_MAX: usize = 6;
+
+/// Floats of all panels of a worker: 272 KiB, for powers of two with their pitch, or twice as
+/// many, where that would be a few outputs.
+fn panel(inputs: usize) -> usize {
+    if inputs < LONG { 68 * 1024 } else { 136 * 1024 }
+}
 
 /// Floats from one output of a panel to the next.
 fn pitch(inputs: usize) -> usize {
@@ -31,12 +37,12 @@ fn pitch(inputs: usize) -> usize {
 
 /// Groups of four outputs in a panel of one weight, of which there are `sides`.
 fn panel_groups(inputs: usize, sides: usize) -> usize {
-    (PANEL / (pitch(inputs) * sides * TILE)).clamp(1, 16)
+    (panel(inputs) / (pitch(inputs) * sides * TILE)).clamp(1, 16)
 }
 
 /// Scratch for products of this many inputs.
 pub(crate) fn need(inputs: usize) -> Need {
-    Need { own: PANEL.max(pitch(inputs).saturating_mul(2 * TILE)), shared: 0 }
+    Need { own: panel(inputs).max(pitch(inputs).saturating_mul(2 * TILE)), shared: 0 }
 }
 
 /// Outputs in a form that tiles read: the weight itself, or a widened panel of it.

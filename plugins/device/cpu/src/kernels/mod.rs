@@ -15,6 +15,7 @@ mod product;
 mod rope;
 mod rows;
 mod scalar;
+mod scores;
 
 use crate::exec::Worker;
 use crate::task::{Need, Plan, Task};
