@@ -191,3 +191,10 @@ fn a_chat_is_encoded_with_nothing_added_twice() {
     let chat = text.chat(&[Message::new("user", "so")], false).unwrap();
     assert_eq!(chat, text.encode("so").unwrap());
 }
+
+#[test]
+fn a_tag_that_ends_in_its_own_opening_is_an_error() {
+    for source in ["{%}", "a{%}b", "{%}{% generation %}{% endgeneration %}"] {
+        assert!(ChatTemplate::new(source, Vec::new()).is_err(), "{source}");
+    }
+}

@@ -171,7 +171,7 @@ fn without_generation_tags(source: &str) -> String {
     while let Some(at) = rest.find("{%") {
         let (before, tag) = rest.split_at(at);
         out.push_str(before);
-        let inner_end = tag.find("%}");
+        let inner_end = tag[2..].find("%}").map(|end| end + 2);
         let inner = inner_end.map_or("", |end| &tag[2..end]);
         let word = inner.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim();
         let instead = match word {
