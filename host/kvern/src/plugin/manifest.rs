@@ -187,6 +187,7 @@ fn options(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const GOOD: &str = "[plugin]\nname = \"mine\"\nkind = \"kv\"\nversion = \"0.1.0\"\n\
                         contract = \"1\"\nlibrary = \"kvern_kv_mine\"\n[capabilities]\n\
@@ -221,6 +222,54 @@ mod tests {
             let failure = parse(&GOOD.replacen(from, to, 1)).unwrap_err();
             assert!(failure.message.contains(said), "{to}: {}", failure.message);
             assert!(!failure.message.contains('\n'));
+        }
+    }
+
+    /// A change to the text: where (as a share of its length), and what stands there then.
+    type Change = (f64, String);
+
+    fn changes() -> impl Strategy<Value = Vec<Change>> {
+        let bits = prop::sample::select(vec![
+            "",
+            "\n",
+            "\"",
+            "[",
+            "]",
+            "=",
+            "[[plugin]]",
+            "= {",
+            "9223372036854775808",
+            "nan",
+            "-1",
+            "\u{0}",
+            "\u{e9}",
+            "name",
+            "[options]",
+            "[plugin]\n",
+            "1979-05-27",
+        ]);
+        prop::collection::vec((0.0f64..1.0, bits.prop_map(String::from)), 1..6)
+    }
+
+    proptest! {
+        #[test]
+        fn a_mutated_manifest_is_read_or_refused_in_a_line(changes in changes(), cut in 0usize..3) {
+            let mut text = GOOD.to_string();
+            for (share, bit) in &changes {
+                let mut at = (share * text.len() as f64) as usize;
+                while !text.is_char_boundary(at) {
+                    at -= 1;
+                }
+                let mut end = text.len().min(at + cut);
+                while !text.is_char_boundary(end) {
+                    end += 1;
+                }
+                text.replace_range(at..end, bit);
+            }
+            if let Err(failure) = parse(&text) {
+                prop_assert!(!failure.message.contains('\n'), "{}", failure.message);
+                prop_assert!(failure.message.contains("mine.toml"), "{}", failure.message);
+            }
         }
     }
 }
