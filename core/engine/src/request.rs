@@ -31,22 +31,30 @@ impl Engine {
         let mut sampler = request.sampler.clone();
         let mut history = self.pager.tokens(session)?;
         history.extend(request.prompt);
-        let mut logits = self.feed_last(session, request.prompt)?;
-        let prefill = start.elapsed();
-        let chunk_count = request.prompt.len().div_ceil(self.rows_most as usize) as u32;
         let mut outcome = Outcome {
             token_ids: Vec::new(),
             text: String::new(),
             finish: Finish::Length,
             prompt_tokens: history.len() as u64,
             reused_tokens,
-            prefill,
-            total: prefill,
+            prefill: start.elapsed(),
+            total: start.elapsed(),
             first_token: None,
             inter_token: Vec::new(),
             chunk_tokens: self.rows_most.min(request.prompt.len() as u32),
-            chunk_count,
+            chunk_count: request.prompt.len().div_ceil(self.rows_most as usize) as u32,
         };
+        let (first, rest) = self.last_chunk(request.prompt);
+        for chunk in first.chunks(self.rows_most as usize) {
+            self.feed(session, chunk, Want::Nothing, &mut |_, _| Ok(()))?;
+            if on_text("") == Flow::Stop {
+                outcome.finish = Finish::Interrupted;
+                (outcome.prefill, outcome.total) = (start.elapsed(), start.elapsed());
+                return Ok(outcome);
+            }
+        }
+        let mut logits = self.feed_last(session, rest)?;
+        outcome.prefill = start.elapsed();
         let mut last = start;
         while (outcome.token_ids.len() as u32) < request.max_new_tokens {
             let token = sampler.sample(&logits, &history);
@@ -126,6 +134,12 @@ impl Engine {
             Some(id) => bad(format!("token id {id} is not in a vocabulary of {vocabulary}")),
             None => Ok(()),
         }
+    }
+
+    /// A prompt in two: whole steps, and the last one, which gives logits.
+    fn last_chunk<'a>(&self, prompt: &'a [u32]) -> (&'a [u32], &'a [u32]) {
+        let rows = self.rows_most as usize;
+        prompt.split_at(prompt.len().saturating_sub(1) / rows * rows)
     }
 
     fn feed_last(&mut self, session: SessionId, ids: &[u32]) -> Result<Vec<f32>> {

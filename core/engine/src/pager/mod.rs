@@ -9,17 +9,22 @@
 //! 4. What is lost is computed again: `Lost` names the page, and the engine goes back to it.
 
 mod cold;
+mod cool;
+mod cut;
 mod facts;
 mod frames;
+mod home;
 mod layer;
+mod lost;
 mod open;
 mod page;
 mod spill;
 mod store;
 mod tag;
 
+use home::StoreHome;
 pub(crate) use layer::{Lost, Segment, Ticket};
-pub(crate) use open::{Frugality, Opening, StoreHome};
+pub(crate) use open::{Frugality, Opening};
 pub(crate) use page::Rows;
 
 use crate::events::Recorder;

@@ -271,3 +271,25 @@ fn a_policy_of_rows_and_units_is_asked_with_every_unit() {
     assert!(units.iter().all(|u| u.bytes > 0 && u.access == Access::Sweep));
     let _tiers = [Tier::Host, Tier::Disk];
 }
+
+#[test]
+fn a_long_prompt_can_be_interrupted_between_its_steps() {
+    let mut engine = Setup { chunk: 64, ..Setup::default() }.load().expect("it loads");
+    let session = engine.begin().expect("a session");
+    let request = Request {
+        prompt: &prose(400),
+        max_new_tokens: 5,
+        sampler: Sampler::new(Sampling::greedy()).expect("a sampler"),
+        ignore_eos: true,
+        stop: &[],
+    };
+    let mut asked = 0;
+    let outcome = engine.generate(session, &request, &mut |piece| {
+        assert_eq!(piece, "");
+        asked += 1;
+        if asked == 2 { Flow::Stop } else { Flow::Go }
+    });
+    let outcome = outcome.expect("it ends");
+    assert_eq!((outcome.finish, outcome.token_ids.len()), (Finish::Interrupted, 0));
+    assert_eq!(engine.tokens(session).expect("its tokens").len(), 128);
+}
