@@ -32,6 +32,7 @@ pub(crate) struct Fixed {
     pub workspace: u64,
     weights: u64,
     largest_unit: u64,
+    largest_layer_unit: u64,
 }
 
 /// Bytes of the tables of any step.
@@ -48,6 +49,7 @@ pub(crate) fn fixed(family: &dyn Family, files: &Files, rows: u32, context_token
     let table = files.stored[plan.embedding.0.0];
     let row_bytes = table.bytes / u64::from(table.outputs.max(1));
     let bytes = |u: &UnitPlan| unit_bytes(&u.matrices, &files.stored);
+    let layers = plan.units.iter().filter(|u| u.layer.is_some());
     Fixed {
         activations: scratch::bytes_of(plan, u64::from(rows)),
         tables: table_bytes(family, rows, context_tokens),
@@ -56,6 +58,7 @@ pub(crate) fn fixed(family: &dyn Family, files: &Files, rows: u32, context_token
         workspace: 0,
         weights: plan.units.iter().map(bytes).sum(),
         largest_unit: plan.units.iter().map(bytes).max().unwrap_or(0),
+        largest_layer_unit: layers.map(bytes).max().unwrap_or(0),
     }
 }
 
@@ -110,20 +113,24 @@ pub(crate) fn divide(
 const SLOTS: u64 = 2;
 
 impl Division {
-    /// What a policy is offered: all of it where everything fits, else what staging leaves.
-    pub(crate) fn offer(&self, fixed: &Fixed) -> Option<u64> {
-        let room = self.weights?;
+    /// What a policy is offered for what stays, the most hopeful first: room for everything, else
+    /// what staging for two units of a layer leaves, else what staging for the largest unit leaves.
+    pub(crate) fn offers(&self, fixed: &Fixed) -> Vec<Option<u64>> {
+        let Some(room) = self.weights else { return vec![None] };
         if room >= fixed.weights {
-            return Some(room);
+            return vec![Some(room)];
         }
-        let two = room.checked_sub(SLOTS * fixed.largest_unit);
-        Some(two.unwrap_or_else(|| room.saturating_sub(fixed.largest_unit)))
+        let less = |staging: u64| Some(room.saturating_sub(staging));
+        vec![less(SLOTS * fixed.largest_layer_unit), less(fixed.largest_unit)]
     }
 
-    /// Slots for streamed units, beside so many bytes that stay.
-    pub(crate) fn slots(&self, fixed: &Fixed, resident_bytes: u64) -> usize {
-        let Some(room) = self.weights else { return SLOTS as usize };
-        let left = room.saturating_sub(resident_bytes) / fixed.largest_unit.max(1);
-        left.clamp(1, SLOTS) as usize
+    /// Slots for streamed units of at most `largest` bytes beside so many that stay; `None` where
+    /// there is no room for one.
+    pub(crate) fn slots(&self, resident_bytes: u64, largest: u64) -> Option<usize> {
+        let Some(room) = self.weights else { return Some(SLOTS as usize) };
+        match room.checked_sub(resident_bytes)?.checked_div(largest) {
+            Some(0) => None,
+            slots => Some(slots.unwrap_or(1).min(SLOTS) as usize),
+        }
     }
 }

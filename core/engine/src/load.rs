@@ -1,20 +1,20 @@
 //! What a load does, in order: plan, divide the budget, open the device and ask it for every op,
 //! read the weights that stay, open the strategy's root.
 
-use crate::budget::{divide, fixed, table_bytes};
+use crate::budget::{Division, Fixed, divide, fixed, table_bytes};
 use crate::engine::Engine;
 use crate::events::Recorder;
-use crate::family::{self, Family, Places};
+use crate::family::{self, Family, Places, Plan};
 use crate::io::Io;
 use crate::pager::Opening;
-use crate::placement::{self, Room};
+use crate::placement::{self, Placed, Room};
 use crate::scratch::Activations;
 use crate::spec::EngineSpec;
 use crate::step;
-use crate::weights::{Files, Load, RowReader, Stored, Table, Weights, import};
+use crate::weights::{Files, Load, RowReader, Stored, Table, Weights, import, unit_bytes};
 use kvern_contract::{
-    DeviceBackend, DeviceSpec, Error, ErrorKind, Op, PAGE_TOKENS, Result, Role, Slice, Support,
-    Weight, WeightEncoding, encoding_word,
+    Access, DeviceBackend, DeviceSpec, Error, ErrorKind, Op, PAGE_TOKENS, Result, Role, Slice,
+    Support, Weight, WeightEncoding, encoding_word,
 };
 use kvern_storage::{Budget, HostSink, RootHost};
 use std::sync::Arc;
@@ -40,14 +40,7 @@ impl Engine {
         let division = divide(&spec, &fixed, &need, opening.chunk_tokens)?;
         budget.reserve("device workspace", fixed.workspace)?;
         opening.chunk_tokens = division.chunk;
-        let room = Room {
-            host_bytes: division.offer(&fixed),
-            host_layers: spec.offload_cpu_layers,
-            rows_per_sweep: 1,
-        };
-        let options = &spec.offload_options;
-        let placed = placement::place(spec.offload.as_ref(), options, plan, &files.stored, &room)?;
-        let slots = division.slots(&fixed, placed.facts.resident_bytes);
+        let (placed, slots) = place(&spec, plan, &files, &division, &fixed)?;
         let device = spec.device.as_mut();
         let weights = Weights::load(Load {
             plan,
@@ -98,6 +91,33 @@ impl Engine {
             family,
         })
     }
+}
+
+/// Places the weights so that what stays and one streamed unit at least fit together.
+fn place(
+    spec: &EngineSpec,
+    plan: &Plan,
+    files: &Files,
+    division: &Division,
+    fixed: &Fixed,
+) -> Result<(Placed, usize)> {
+    for host_bytes in division.offers(fixed) {
+        let room = Room { host_bytes, host_layers: spec.offload_cpu_layers, rows_per_sweep: 1 };
+        let (policy, options) = (spec.offload.as_ref(), &spec.offload_options);
+        let placed = placement::place(policy, options, plan, &files.stored, &room)?;
+        let streamed = plan
+            .units
+            .iter()
+            .zip(&placed.resident)
+            .filter(|(u, stays)| !**stays && u.access == Access::Sweep);
+        let bytes = streamed.map(|(u, _)| unit_bytes(&u.matrices, &files.stored));
+        let largest = bytes.max().unwrap_or(0);
+        if let Some(slots) = division.slots(placed.facts.resident_bytes, largest) {
+            return Ok((placed, slots));
+        }
+    }
+    let text = "no placement leaves room for one streamed unit: raise --memory-budget";
+    Err(Error::new(ErrorKind::OverBudget, "engine/load", text))
 }
 
 /// For each layer the unit of its attention and that of the rest; and the head's.

@@ -214,11 +214,13 @@ pub(super) struct Policy {
     pub head: bool,
     pub read_ahead: u32,
     pub seen: Arc<Mutex<Vec<Unit>>>,
+    /// Keeps what fits, in the order of the units, but for the head where it is not kept.
+    pub by_budget: bool,
 }
 
 impl Policy {
     pub(super) fn everything() -> Self {
-        Policy { layers: None, head: true, read_ahead: 1, seen: Arc::default() }
+        Policy { layers: None, head: true, read_ahead: 1, seen: Arc::default(), by_budget: false }
     }
 }
 
@@ -233,8 +235,15 @@ impl OffloadPolicy for Policy {
     }
     fn plan(&self, ask: &PlanAsk) -> Result<Placement> {
         *self.seen.lock().expect("units") = ask.units.clone();
-        let place = |unit: &Unit| {
+        let host = ask.tiers.iter().find(|t| t.tier == Tier::Host);
+        let mut room = host.map_or(0, |t| t.budget_bytes);
+        let mut place = |unit: &Unit| {
             let stays = match (unit.layer, &self.layers) {
+                _ if self.by_budget => {
+                    let fits = (self.head || unit.layer.is_some()) && unit.bytes <= room;
+                    room -= if fits { unit.bytes } else { 0 };
+                    fits
+                }
                 (None, _) => self.head,
                 (Some(_), None) => true,
                 (Some(layer), Some(layers)) => layers.contains(&layer.0),
@@ -243,7 +252,7 @@ impl OffloadPolicy for Policy {
             Placed { unit: unit.id, tier, reason: "told so".into() }
         };
         Ok(Placement {
-            units: ask.units.iter().map(place).collect(),
+            units: ask.units.iter().map(&mut place).collect(),
             expert_cache_bytes: 0,
             read_ahead_units: self.read_ahead,
         })

@@ -5,7 +5,13 @@ use super::{Setup, bits, prose};
 use std::sync::Arc;
 
 fn policy(layers: &[u32], head: bool, read_ahead: u32) -> Box<Policy> {
-    Box::new(Policy { layers: Some(layers.to_vec()), head, read_ahead, seen: Arc::default() })
+    Box::new(Policy {
+        layers: Some(layers.to_vec()),
+        head,
+        read_ahead,
+        seen: Arc::default(),
+        by_budget: false,
+    })
 }
 
 #[test]
@@ -72,4 +78,30 @@ fn a_memory_budget_that_cannot_work_says_what_is_needed_and_that_much_works() {
     let everything = Setup { memory_budget: Some(least), context: Some(256), ..Setup::default() };
     let said = everything.load().err().expect("weights do not fit").to_string();
     assert!(said.contains("more than the"), "{said}");
+}
+
+#[test]
+fn a_policy_that_fills_what_it_is_offered_fits_every_budget_from_the_least_on() {
+    let ids = prose(100);
+    let want = bits(&mut Setup::default().load().expect("it loads"), &ids).expect("it scores");
+    let small = |memory: u64, head: bool| {
+        let policy = Policy { by_budget: true, head, ..Policy::everything() };
+        let (memory_budget, context) = (Some(memory), Some(256));
+        Setup { memory_budget, context, chunk: 64, offload: Box::new(policy), ..Setup::default() }
+    };
+    let said = small(1024, true).load().err().expect("too small").to_string();
+    let figure = said.split("at least ").nth(1).and_then(|rest| rest.split(' ').next());
+    let least: u64 = figure.and_then(|word| word.parse().ok()).expect("a figure");
+    let mut kept = Vec::new();
+    for more in (0..9).map(|n| n * 700_000) {
+        for head in [true, false] {
+            let mut engine = small(least + more, head).load().expect("it fits");
+            assert!(bits(&mut engine, &ids).expect("it scores") == want, "{more} more, {head}");
+            let facts = engine.facts();
+            assert!(facts.budget_peak <= least + more, "{} of {}", facts.budget_peak, least + more);
+            kept.extend(head.then_some(facts.placement.resident_bytes));
+        }
+    }
+    assert!(kept.windows(2).all(|w| w[0] <= w[1]), "more memory keeps more: {kept:?}");
+    assert!(kept[0] < kept[8]);
 }
