@@ -29,7 +29,7 @@ pub(crate) struct Fixed {
     /// Rows of an embedding that is not in memory.
     embedding_rows: u64,
     /// What the device's ops take beside their operands.
-    pub workspace: u64,
+    workspace: u64,
     weights: u64,
     largest_unit: u64,
     largest_layer_unit: u64,
@@ -44,7 +44,13 @@ pub(crate) fn table_bytes(family: &dyn Family, rows: u32, context_tokens: u64) -
 }
 
 /// What a model takes whatever is chosen.
-pub(crate) fn fixed(family: &dyn Family, files: &Files, rows: u32, context_tokens: u64) -> Fixed {
+pub(crate) fn fixed(
+    family: &dyn Family,
+    files: &Files,
+    rows: u32,
+    context_tokens: u64,
+    workspace: u64,
+) -> Fixed {
     let plan = family.plan();
     let table = files.stored[plan.embedding.0.0];
     let row_bytes = table.bytes / u64::from(table.outputs.max(1));
@@ -55,7 +61,7 @@ pub(crate) fn fixed(family: &dyn Family, files: &Files, rows: u32, context_token
         tables: table_bytes(family, rows, context_tokens),
         vectors: files.vector_bytes(),
         embedding_rows: row_bytes * u64::from(rows),
-        workspace: 0,
+        workspace,
         weights: plan.units.iter().map(bytes).sum(),
         largest_unit: plan.units.iter().map(bytes).max().unwrap_or(0),
         largest_layer_unit: layers.map(bytes).max().unwrap_or(0),

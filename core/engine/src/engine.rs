@@ -57,7 +57,8 @@ impl Engine {
     }
 
     /// Goes back to at most `to` tokens of a session; answers where it landed: perhaps at the start
-    /// of the page that holds `to`. *Errors* NotFound.
+    /// of the page that holds `to`, and at 0 where a window has dropped what the next token would
+    /// see. *Errors* NotFound.
     pub fn rewind(&mut self, session: SessionId, to: u64) -> Result<u64> {
         self.pager.rewind(session, to)
     }

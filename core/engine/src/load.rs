@@ -33,12 +33,12 @@ impl Engine {
         let mut opening = opening(&spec, family.as_ref(), context_tokens, &budget, &events)?;
         let need = opening.frugality();
         let asked = opening.chunk_tokens;
-        let mut fixed = fixed(family.as_ref(), &files, asked, context_tokens);
         open_device(&mut spec, asked, &budget, &events)?;
         let ops = Ops { family: family.as_ref(), files: &files, opening: &opening, rows: asked };
-        fixed.workspace = ops.ask(spec.device.as_ref())?;
-        let division = divide(&spec, &fixed, &need, opening.chunk_tokens)?;
-        budget.reserve("device workspace", fixed.workspace)?;
+        let workspace = ops.ask(spec.device.as_ref())?;
+        let fixed = fixed(family.as_ref(), &files, asked, context_tokens, workspace);
+        let division = divide(&spec, &fixed, &need, asked)?;
+        budget.reserve("device workspace", workspace)?;
         opening.chunk_tokens = division.chunk;
         let (placed, slots) = place(&spec, plan, &files, &division, &fixed)?;
         let device = spec.device.as_mut();

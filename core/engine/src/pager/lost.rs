@@ -15,7 +15,6 @@ impl Pager {
     pub(super) fn replace_store(&mut self, silence: Silence) -> Result<Vec<Lost>> {
         if let Some(lost) = self.store.take() {
             lost.give_up();
-            self.ghosts.push(lost);
             let what = match silence {
                 Silence::Pending => format!("did not answer in {:?}", self.deadline),
                 Silence::Gone => "has ended".into(),

@@ -18,6 +18,7 @@ mod layer;
 mod lost;
 mod open;
 mod page;
+mod queue;
 mod spill;
 mod store;
 mod tag;
@@ -63,8 +64,6 @@ pub(crate) struct Pager {
     came: BTreeMap<u64, layer::Came>,
     store: Option<StoreThread>,
     home: Option<StoreHome>,
-    /// Threads of lost instances: they own the frames that they were lent.
-    ghosts: Vec<StoreThread>,
     /// Frames of the ring that loads fill or have filled.
     live: BTreeMap<u64, Vec<frames::Frame>>,
     /// Frames that belong to nothing any more and that a call still has.

@@ -155,7 +155,6 @@ impl Opening {
             came: BTreeMap::new(),
             store,
             home,
-            ghosts: Vec::new(),
             live: BTreeMap::new(),
             lent: Vec::new(),
             reports: 0,

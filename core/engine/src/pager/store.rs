@@ -3,6 +3,7 @@
 //! them, and nobody else can have them meanwhile.
 
 use super::cold;
+use super::queue::Queue;
 use super::tag::{Damage, check};
 use crate::events::Recorder;
 use kvern_contract::{
@@ -11,7 +12,7 @@ use kvern_contract::{
 };
 use kvern_storage::{Lease, RootHost, Storage};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 /// A page on its way out.
@@ -75,7 +76,7 @@ pub(crate) enum Answer {
 
 /// A store, its thread and the two ways between.
 pub(crate) struct StoreThread {
-    ask: Sender<Ask>,
+    queue: Arc<Queue<Ask>>,
     answer: Receiver<Answer>,
     host: Arc<RootHost>,
     thread: std::thread::JoinHandle<()>,
@@ -97,12 +98,13 @@ impl StoreThread {
         storage: Arc<dyn Storage>,
         events: Arc<Recorder>,
     ) -> Result<Self> {
-        let (ask, asked) = channel();
+        let queue = Arc::new(Queue::new());
+        let calls = Arc::clone(&queue);
         let (reply, answer) = channel();
         let host_of = Arc::clone(&host);
         let mut worker = Worker { store, host: host_of, storage, events, panicked: false };
         let run = move || {
-            while let Ok(ask) = asked.recv() {
+            while let Some(ask) = calls.next() {
                 let answer = worker.call(ask);
                 let heard = answer.is_none_or(|answer| reply.send(answer).is_ok());
                 // A plugin that panicked answers nothing any more: its thread ends, and that shows.
@@ -115,11 +117,11 @@ impl StoreThread {
             .name("kvern-store".into())
             .spawn(run)
             .map_err(|e| Error::new(ErrorKind::Internal, "kv/open", e.to_string()))?;
-        Ok(StoreThread { ask, answer, host, thread })
+        Ok(StoreThread { queue, answer, host, thread })
     }
     /// Asks; an ended thread shows when its answer is waited for.
     pub(crate) fn ask(&self, ask: Ask) {
-        let _ended = self.ask.send(ask);
+        self.queue.push(ask);
     }
     pub(crate) fn answer(&self, within: Duration) -> std::result::Result<Answer, Silence> {
         self.answer.recv_timeout(within).map_err(|e| match e {
@@ -127,14 +129,16 @@ impl StoreThread {
             RecvTimeoutError::Disconnected => Silence::Gone,
         })
     }
-    /// Takes the host away: every service of a lost instance fails from now on.
-    pub(crate) fn give_up(&self) {
+    /// Gives a lost instance up: every service of its host fails from now on, and it gets none of
+    /// the calls that have not begun. The call that it has keeps the frames that it was lent.
+    pub(crate) fn give_up(self) {
         self.host.revoke();
+        self.queue.abandon();
     }
     /// Lets the thread end after the calls that it has, and waits at most `within`.
     pub(crate) fn finish(self, within: Duration) {
-        let StoreThread { ask, answer, host, thread } = self;
-        drop(ask);
+        let StoreThread { queue, answer, host, thread } = self;
+        queue.close();
         let until = Instant::now() + within;
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -144,7 +148,10 @@ impl StoreThread {
                     let _panicked = thread.join();
                     return;
                 }
-                Err(RecvTimeoutError::Timeout) => return host.revoke(),
+                Err(RecvTimeoutError::Timeout) => {
+                    host.revoke();
+                    return queue.abandon();
+                }
             }
         }
     }

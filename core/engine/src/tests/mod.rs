@@ -11,7 +11,7 @@ use crate::step::{StepAsk, Want};
 use crate::{Engine, Finish};
 use doubles::{Keep, Policy};
 use kvern_contract::{
-    Access, ComputeDtype, KvEncoding, KvStrategy, OffloadPolicy, Options, Result, SessionId, Tier,
+    Access, ComputeDtype, KvEncoding, KvStrategy, OffloadPolicy, Options, Result, SessionId,
 };
 use kvern_device_cpu::CpuDevice;
 use kvern_model::{Model, Sampler, Sampling};
@@ -269,7 +269,6 @@ fn a_policy_of_rows_and_units_is_asked_with_every_unit() {
     let units = seen.lock().expect("units").clone();
     assert_eq!(units.len(), 13, "an attention and an mlp unit a layer, and the tied head");
     assert!(units.iter().all(|u| u.bytes > 0 && u.access == Access::Sweep));
-    let _tiers = [Tier::Host, Tier::Disk];
 }
 
 #[test]
