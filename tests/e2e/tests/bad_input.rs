@@ -150,7 +150,10 @@ fn what_does_not_fit_is_refused_with_what_is_needed() {
     let cases: [(&[&str], &str); 8] = [
         (&["--memory-budget", "1KiB"], "at least"),
         (&["--kv-budget", "1KiB"], "at least"),
-        (&["--kv-cache-strategy", "chunked", "--cache-dir", "/proc/nowhere"], "/proc/nowhere"),
+        (
+            &["--kv-cache-strategy", "chunked", "--cache-dir", "/proc/nowhere"],
+            "choose another --cache-dir",
+        ),
         (&["--context-tokens", "1"], "context"),
         (&["--kv-cache-strategy", "residnet"], "did you mean `resident`?"),
         (&["--device", "gpu-of-dreams"], "found: candle, cpu"),

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Names of roots that are tried.
-const ROOT_TRIES: u32 = 64;
+const ROOT_TRIES: u32 = 16;
 /// How often a store that does not answer is opened anew.
 const REOPENINGS: usize = 3;
 /// Offsets of pages in a store that are multiples of this are read without a detour.
@@ -108,19 +108,19 @@ impl StoreHome {
     /// is locked; then the next name is tried.
     fn take_root(&mut self) -> Result<RootLock> {
         static OPENED: AtomicU32 = AtomicU32::new(0);
-        for _ in 0..ROOT_TRIES {
+        let mut tries = 0;
+        loop {
+            tries += 1;
             let number = OPENED.fetch_add(1, Ordering::Relaxed);
             let root = self.base.join(format!("{}-{number}", std::process::id()));
-            match RootLock::take(&root) {
-                Err(e) if matches!(e.kind, ErrorKind::Busy | ErrorKind::NotFound) => continue,
-                taken => {
-                    self.roots.push(root);
-                    return taken;
-                }
+            let taken = RootLock::take(&root);
+            let swept = |e: &Error| matches!(e.kind, ErrorKind::Busy | ErrorKind::NotFound);
+            if tries < ROOT_TRIES && taken.as_ref().is_err_and(swept) {
+                continue;
             }
+            self.roots.extend(taken.is_ok().then_some(root));
+            return taken;
         }
-        let text = format!("no free directory under {}", self.base.display());
-        Err(Error::new(ErrorKind::Busy, "kv/open", text))
     }
 
     /// After an instance was lost: a new one, on a root of its own. *Errors* Timeout when this has
