@@ -43,6 +43,9 @@ mod stamp;
 mod views;
 mod wire;
 
+/// The contract, so that a plugin needs one dependency.
+pub use kvern_contract as contract;
+
 pub use count::crossings;
 pub use load::{open, read_stamp};
 pub use stamp::{EPOCH, Stamp};

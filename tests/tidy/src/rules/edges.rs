@@ -5,7 +5,7 @@ use crate::tree::{Tree, finds, holds};
 
 /// Directory, and the crates of ours that what is in it may depend on. The longest that fits
 /// counts.
-const EDGES: [(&str, &[&str]); 14] = [
+const EDGES: [(&str, &[&str]); 15] = [
     ("core/contract", &[]),
     ("core/abi", &["kvern-contract"]),
     ("core/record", &["kvern-contract"]),
@@ -18,12 +18,20 @@ const EDGES: [(&str, &[&str]); 14] = [
     ("plugins", &["kvern-contract", "kvern-abi"]),
     ("plugins/kv", &["kvern-contract", "kvern-abi", "kvern-record"]),
     ("tests/fixtures/plugins", &["kvern-contract", "kvern-abi", "kvern-record"]),
+    ("tests/testkit", &["kvern-contract", "kvern-record", "kvern-storage"]),
     ("tests/tidy", &[]),
     ("tests", &CORE),
 ];
 
-const HOST: [&str; 6] =
-    ["kvern-abi", "kvern-contract", "kvern-engine", "kvern-model", "kvern-report", "kvern-storage"];
+const HOST: [&str; 7] = [
+    "kvern-abi",
+    "kvern-contract",
+    "kvern-engine",
+    "kvern-model",
+    "kvern-report",
+    "kvern-storage",
+    "kvern-testkit",
+];
 
 const CORE: [&str; 8] = [
     "kvern-abi",

@@ -1,0 +1,17 @@
+//! The suite of device plugins.
+
+use crate::{Case, Subject};
+use kvern_contract::DeviceBackend;
+
+/// Every case, in the order in which they run.
+pub fn cases() -> Vec<Case<dyn DeviceBackend>> {
+    Vec::new()
+}
+
+/// Runs every case on what `make` makes, for a plugin's own test.
+///
+/// # Panics
+/// Where a promise is broken.
+pub fn hold(make: impl Fn() -> Box<dyn DeviceBackend>) {
+    crate::hold(&cases(), &Subject::new(&|| Ok(make())));
+}
