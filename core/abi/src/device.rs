@@ -5,6 +5,7 @@ use crate::border::{Foreign, Object, border, cross};
 use crate::guard::{Handle, Poison, enter, expose, retire};
 use crate::host::{HostObject, borrow, lend};
 use crate::lists::Lists;
+use crate::trail::Maker;
 use crate::views::{fences_in, fences_out};
 use crate::wire::{AbiResult, duration, kind_word, nanos, read_doc, unknown, word_kind, write_doc};
 use abi_stable::StableAbi;
@@ -87,7 +88,8 @@ pub struct DeviceSide {
 
 border! {
     /// A device, as the host's side calls it.
-    DeviceTable, DeviceTableRef, DeviceTableFields, &mut DeviceSide, enter, retire::<DeviceSide>;
+    DeviceTable, DeviceTableRef, DeviceTableFields, DeviceOperations,
+        &mut DeviceSide, enter, retire::<DeviceSide>, "device/drop";
     "device/describe" describe() -> RVec<u8> = |side| {
         write_doc("device/describe", &side.device.describe()).map(RVec::from)
     };
@@ -176,8 +178,8 @@ pub struct ForeignDevice {
 
 impl ForeignDevice {
     /// Takes a device over and asks who it is. *Errors* Panicked, Invalid: its description.
-    pub fn new(object: DeviceObject) -> Result<Self> {
-        let border = Foreign::new(object);
+    pub fn new(object: DeviceObject, maker: Maker) -> Result<Self> {
+        let border = Foreign::new(object, maker);
         let doc = cross!(&border, describe)?;
         let description = read_doc("device/describe", &doc)?;
         Ok(ForeignDevice { border, description, words: Vec::new() })
@@ -240,7 +242,8 @@ impl DeviceBackend for ForeignDevice {
     }
 
     fn wait(&mut self, fence: Fence, deadline: Duration) -> Result<FenceState> {
-        let state = cross!(&self.border, wait, fence.0, nanos(deadline))?;
+        let within = nanos(deadline);
+        let state = cross!(&self.border, wait within within, fence.0, within)?;
         match state.code {
             0 => Ok(FenceState::Pending),
             1 => Ok(FenceState::Done),

@@ -6,6 +6,7 @@
 //! its own.
 #![allow(unsafe_code)]
 
+use crate::trail::Operation;
 use crate::wire::{AbiResult, send};
 use abi_stable::StableAbi;
 use kvern_contract::{Error, ErrorKind, HostRef, Result};
@@ -108,12 +109,12 @@ pub fn expose<S: ?Sized>(inner: Box<S>, poison: Arc<Poison>) -> Handle {
 #[inline]
 pub unsafe fn enter<S: ?Sized, R>(
     this: Handle,
-    operation: &'static str,
+    operation: Operation,
     body: impl FnOnce(&mut S) -> Result<R>,
 ) -> AbiResult<R> {
     // SAFETY: by the caller's promise the pointer is a live `Instance<S>`, and ours alone.
     let instance = unsafe { &mut *this.0.cast::<Instance<S>>() };
-    send(instance.poison.run(operation, || body(&mut instance.inner)))
+    send(instance.poison.run(operation.name, || body(&mut instance.inner)))
 }
 
 /// The same for an object that several threads may call at once.
@@ -123,13 +124,13 @@ pub unsafe fn enter<S: ?Sized, R>(
 #[inline]
 pub unsafe fn enter_shared<S: ?Sized + Sync, R>(
     this: Handle,
-    operation: &'static str,
+    operation: Operation,
     body: impl FnOnce(&S) -> Result<R>,
 ) -> AbiResult<R> {
     // SAFETY: by the caller's promise the pointer is a live `Instance<S>`; only shared references
     // to it exist.
     let instance = unsafe { &*this.0.cast::<Instance<S>>() };
-    send(instance.poison.run(operation, || body(&instance.inner)))
+    send(instance.poison.run(operation.name, || body(&instance.inner)))
 }
 
 /// Drops the object behind a handle; a panic of its drop ends there.
@@ -156,15 +157,16 @@ pub fn expose_host(host: HostRef) -> Handle {
 #[inline]
 pub unsafe fn host_call<R>(
     this: Handle,
-    operation: &'static str,
+    operation: Operation,
     body: impl FnOnce(&HostRef) -> Result<R>,
 ) -> AbiResult<R> {
     crate::count::tick();
+    let _step = crate::trail::back(operation);
     // SAFETY: by the caller's promise the pointer is a live `HostRef`; it is only ever shared.
     let host = unsafe { &*this.0.cast::<HostRef>() };
     let caught = |payload| {
         let text = panic_text(payload);
-        Err(Error::new(ErrorKind::Internal, operation, format!("the host panicked: {text}")))
+        Err(Error::new(ErrorKind::Internal, operation.name, format!("the host panicked: {text}")))
     };
     send(catch_unwind(AssertUnwindSafe(|| body(host))).unwrap_or_else(caught))
 }

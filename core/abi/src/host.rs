@@ -3,6 +3,7 @@
 
 use crate::border::{Foreign, Object, border, cross};
 use crate::guard::{Handle, expose_host, host_call, retire_host};
+use crate::trail::Maker;
 use crate::views::{files_in, files_out};
 use crate::wire::{AbiResult, duration, nanos, read_doc, receive, send, unknown, write_doc};
 use abi_stable::StableAbi;
@@ -34,7 +35,8 @@ pub struct WriteRow<'a> {
 
 border! {
     /// The host, as a plugin's side calls it.
-    HostTable, HostTableRef, HostTableFields, &HostRef, host_call, retire_host;
+    HostTable, HostTableRef, HostTableFields, HostOperations, &HostRef, host_call, retire_host,
+        "host/drop";
     "host/open" open(name: RStr<'_>, how: u32) -> u32 = |host| {
         let how = match how {
             0 => Open::Read,
@@ -117,7 +119,7 @@ pub struct HostObject {
 
 impl Drop for HostObject {
     fn drop(&mut self) {
-        drop(ForeignHost::new(self.object));
+        drop(ForeignHost::new(self.object, Maker::NONE));
     }
 }
 
@@ -129,7 +131,7 @@ pub fn lend(host: HostRef) -> HostObject {
 /// The host as a plugin sees it.
 pub fn borrow(host: HostObject) -> HostRef {
     let object = std::mem::ManuallyDrop::new(host).object;
-    Arc::new(ForeignHost::new(object))
+    Arc::new(ForeignHost::new(object, Maker::NONE))
 }
 
 /// The host behind the border.

@@ -40,6 +40,7 @@ mod load;
 mod offload;
 mod root;
 mod stamp;
+pub mod trail;
 mod views;
 mod wire;
 
@@ -67,6 +68,15 @@ pub enum PluginKind {
 impl PluginKind {
     /// All kinds.
     pub const ALL: [PluginKind; 3] = [PluginKind::Kv, PluginKind::Offload, PluginKind::Device];
+
+    /// As a sentence says it.
+    pub fn title(self) -> &'static str {
+        match self {
+            PluginKind::Kv => "kv strategy",
+            PluginKind::Offload => "offload policy",
+            PluginKind::Device => "device",
+        }
+    }
 }
 
 impl std::fmt::Display for PluginKind {

@@ -9,6 +9,7 @@ use crate::kv::strategy::ForeignKv;
 use crate::offload::ForeignOffload;
 use crate::root::{DeviceRootRef, KvRootRef, OffloadRootRef};
 use crate::stamp::Stamp;
+use crate::trail::{self, Maker, Operation};
 use crate::wire::{AbiResult, receive};
 use crate::{Plugin, PluginKind};
 use abi_stable::library::{AbiHeaderRef, LibHeader, RootModule};
@@ -64,21 +65,29 @@ fn open_one(path: &Path) -> Result<Plugin> {
     if image.symbol(HEADER)?.is_none() {
         return Err(image.refuse(&format!("it has a stamp, but no symbol {HEADER}")));
     }
+    let maker = trail::maker(kind, path);
+    let loading = trail::enter(maker, const { Operation::of("abi/load") });
     let header = load(path, &image)?;
-    Ok(match kind {
+    let plugin = match kind {
         PluginKind::Kv => {
             let root = root::<KvRootRef>(path, header)?;
-            Plugin::Kv(Box::new(ForeignKv::new(make(root.make())?)?))
+            let made = make(root.make(), maker, const { Operation::of("kv/new") })?;
+            Plugin::Kv(Box::new(ForeignKv::new(made, maker)?))
         }
         PluginKind::Offload => {
             let root = root::<OffloadRootRef>(path, header)?;
-            Plugin::Offload(Box::new(ForeignOffload::new(make(root.make())?)?))
+            let made = make(root.make(), maker, const { Operation::of("offload/new") })?;
+            Plugin::Offload(Box::new(ForeignOffload::new(made, maker)?))
         }
         PluginKind::Device => {
             let root = root::<DeviceRootRef>(path, header)?;
-            Plugin::Device(Box::new(ForeignDevice::new(make(root.make())?)?))
+            let made = make(root.make(), maker, const { Operation::of("device/new") })?;
+            Plugin::Device(Box::new(ForeignDevice::new(made, maker)?))
         }
-    })
+    };
+    drop(loading);
+    trail::name(maker, &plugin);
+    Ok(plugin)
 }
 
 /// Loads the library and answers its own header; the convenience loader of abi_stable would keep
@@ -126,8 +135,9 @@ fn root<M: RootModule>(path: &Path, header: &'static LibHeader) -> Result<M> {
     header.check_layout::<M>().map_err(|e| mismatch(path, "its root module failed", &e))
 }
 
-fn make<T>(make: extern "C" fn() -> AbiResult<T>) -> Result<T> {
+fn make<T>(make: extern "C" fn() -> AbiResult<T>, maker: Maker, operation: Operation) -> Result<T> {
     crate::count::tick();
+    let _step = trail::enter(maker, operation);
     receive(make())
 }
 

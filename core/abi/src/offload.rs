@@ -3,6 +3,7 @@
 
 use crate::border::{Foreign, Object, border, cross};
 use crate::guard::{Handle, Poison, enter, expose, retire};
+use crate::trail::Maker;
 use crate::wire::{AbiResult, read_doc, write_doc};
 use abi_stable::std_types::{RSlice, RVec};
 use kvern_contract::*;
@@ -10,8 +11,8 @@ use std::sync::Arc;
 
 border! {
     /// An offload policy, as the host's side calls it.
-    OffloadTable, OffloadTableRef, OffloadTableFields, &mut (dyn OffloadPolicy + 'static), enter,
-        retire::<dyn OffloadPolicy>;
+    OffloadTable, OffloadTableRef, OffloadTableFields, OffloadOperations,
+        &mut (dyn OffloadPolicy + 'static), enter, retire::<dyn OffloadPolicy>, "offload/drop";
     "offload/describe" describe() -> RVec<u8> = |policy| {
         write_doc("offload/describe", &policy.describe()).map(RVec::from)
     };
@@ -37,8 +38,8 @@ pub struct ForeignOffload {
 
 impl ForeignOffload {
     /// Takes a policy over and asks who it is. *Errors* Panicked, Invalid: its description.
-    pub fn new(object: OffloadObject) -> Result<Self> {
-        let border = Foreign::new(object);
+    pub fn new(object: OffloadObject, maker: Maker) -> Result<Self> {
+        let border = Foreign::new(object, maker);
         let doc = cross!(&border, describe)?;
         Ok(ForeignOffload { description: read_doc("offload/describe", &doc)?, border })
     }

@@ -66,8 +66,8 @@ fn drops_in(rows: &[DropRow]) -> Vec<(u32, u32)> {
 
 border! {
     /// An attentive strategy, as the host's side calls it.
-    AttentiveTable, AttentiveTableRef, AttentiveTableFields,
-        &mut (dyn KvAttentive + 'static), enter, retire::<dyn KvAttentive>;
+    AttentiveTable, AttentiveTableRef, AttentiveTableFields, AttentiveOperations,
+        &mut (dyn KvAttentive + 'static), enter, retire::<dyn KvAttentive>, "kv/drop-attentive";
     "kv/begin" begin(session: u64, from: ROption<u64>, saved: RSlice<'_, u8>) -> () = |it| {
         it.begin(SessionId(session), from.into_option().map(SessionId), saved.as_slice())
     };
@@ -185,6 +185,7 @@ mod tests {
     use super::*;
     use crate::border::Object;
     use crate::guard::{Poison, expose};
+    use crate::trail::Maker;
 
     /// Answers a mask of its own.
     struct Wild(PageMask);
@@ -216,7 +217,8 @@ mod tests {
         let wild = Wild(PageMask { words: words.to_vec(), pages });
         let inner: Box<dyn KvAttentive> = Box::new(wild);
         let handle = expose(inner, std::sync::Arc::<Poison>::default());
-        let mut foreign = ForeignAttentive::new(Object { handle, table: AttentiveTable::REF });
+        let mut foreign =
+            ForeignAttentive::new(Object { handle, table: AttentiveTable::REF }, Maker::NONE);
         let (session, layer) = (SessionId(1), LayerIndex(0));
         let ask = QueryAsk { session, layer, heads: 1, key_dim: 1, queries: &[0.5] };
         let mut visible = PageMask { words: vec![0b1101, 0b1], pages: 65 };

@@ -10,8 +10,8 @@ use kvern_contract::*;
 
 border! {
     /// A codec, as the host's side calls it.
-    CodecTable, CodecTableRef, CodecTableFields,
-        &(dyn KvCodec + 'static), enter_shared, retire::<dyn KvCodec>;
+    CodecTable, CodecTableRef, CodecTableFields, CodecOperations,
+        &(dyn KvCodec + 'static), enter_shared, retire::<dyn KvCodec>, "kv/drop-codec";
     "kv/page_bytes" page_bytes(layer: LayerRow) -> u64 = |codec| {
         Ok(codec.page_bytes(&layer.layer("kv/page_bytes")?))
     };

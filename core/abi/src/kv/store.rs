@@ -13,8 +13,8 @@ use std::time::Duration;
 
 border! {
     /// A store, as the host's side calls it.
-    StoreTable, StoreTableRef, StoreTableFields,
-        &mut (dyn KvStore + 'static), enter, retire::<dyn KvStore>;
+    StoreTable, StoreTableRef, StoreTableFields, StoreOperations,
+        &mut (dyn KvStore + 'static), enter, retire::<dyn KvStore>, "kv/drop-store";
     "kv/find" find(prompts: RSlice<'_, PrefixRow<'_>>) -> RVec<FoundRow> = |store| {
         let prompts: Vec<_> = prompts.as_slice().iter().map(PrefixRow::prefix).collect();
         Ok(store.find(&prompts)?.into_iter().map(FoundRow::out).collect())
@@ -95,7 +95,9 @@ impl KvStore for ForeignStore {
             });
             verdicts.push(verdict);
         }
-        let result = cross!(self, load, RSliceMut::from_mut_slice(&mut rows), nanos(within));
+        let within = nanos(within);
+        let rows_out = RSliceMut::from_mut_slice(&mut rows);
+        let result = cross!(self, load within within, rows_out, within);
         for (row, verdict) in rows.iter().zip(verdicts) {
             *verdict = row.verdict.verdict();
         }
@@ -120,7 +122,8 @@ impl KvStore for ForeignStore {
     }
 
     fn maintain(&mut self, budget: Duration) -> Result<()> {
-        cross!(self, maintain, nanos(budget))
+        let budget = nanos(budget);
+        cross!(self, maintain within budget, budget)
     }
 
     fn report(&self) -> KvReport {
@@ -134,6 +137,7 @@ mod tests {
     use super::*;
     use crate::border::Object;
     use crate::guard::{Poison, expose};
+    use crate::trail::Maker;
 
     /// Finds so many things, whatever is asked.
     struct Finds(usize);
@@ -178,7 +182,8 @@ mod tests {
         for count in 0..4 {
             let inner: Box<dyn KvStore> = Box::new(Finds(count));
             let handle = expose(inner, std::sync::Arc::<Poison>::default());
-            let mut foreign = ForeignStore::new(Object { handle, table: StoreTable::REF });
+            let mut foreign =
+                ForeignStore::new(Object { handle, table: StoreTable::REF }, Maker::NONE);
             match (count, foreign.find(&prompts)) {
                 (2, found) => assert_eq!(found.map(|found| found.len()), Ok(2)),
                 (_, found) => assert_eq!(found.unwrap_err().kind, ErrorKind::Invalid),

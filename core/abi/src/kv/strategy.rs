@@ -7,6 +7,7 @@ use super::store::{ForeignStore, StoreTable, StoreTableRef};
 use crate::border::{Foreign, Object, border, cross};
 use crate::guard::{Handle, Poison, enter, expose, retire};
 use crate::host::{HostObject, borrow, lend};
+use crate::trail::Maker;
 use crate::wire::{AbiResult, read_doc, write_doc};
 use abi_stable::StableAbi;
 use abi_stable::std_types::{ROption, RSlice, RVec};
@@ -30,7 +31,8 @@ pub struct KvSide {
 
 border! {
     /// A kv strategy, as the host's side calls it.
-    KvTable, KvTableRef, KvTableFields, &mut KvSide, enter, retire::<KvSide>;
+    KvTable, KvTableRef, KvTableFields, KvOperations, &mut KvSide, enter, retire::<KvSide>,
+        "kv/drop";
     "kv/describe" describe() -> RVec<u8> = |side| {
         write_doc("kv/describe", &side.strategy.describe()).map(RVec::from)
     };
@@ -73,8 +75,8 @@ pub struct ForeignKv {
 
 impl ForeignKv {
     /// Takes a strategy over and asks who it is. *Errors* Panicked, Invalid: its description.
-    pub fn new(object: KvObject) -> Result<Self> {
-        let border = Foreign::new(object);
+    pub fn new(object: KvObject, maker: Maker) -> Result<Self> {
+        let border = Foreign::new(object, maker);
         let doc = cross!(&border, describe)?;
         Ok(ForeignKv { description: read_doc("kv/describe", &doc)?, border })
     }
@@ -93,9 +95,10 @@ impl KvStrategy for ForeignKv {
     fn open(&mut self, spec: &StoreSpec, host: HostRef) -> Result<Opened> {
         let spec = write_doc("kv/open", spec)?;
         let opened = cross!(&self.border, open, RSlice::from_slice(&spec), lend(host))?;
-        let store = opened.store.into_option().map(ForeignStore::new);
-        let attentive = opened.attentive.into_option().map(ForeignAttentive::new);
-        let codec = opened.codec.into_option().map(ForeignCodec::new);
+        let maker = self.border.maker;
+        let store = opened.store.into_option().map(|it| ForeignStore::new(it, maker));
+        let attentive = opened.attentive.into_option().map(|it| ForeignAttentive::new(it, maker));
+        let codec = opened.codec.into_option().map(|it| ForeignCodec::new(it, maker));
         Ok(Opened {
             store: store.map(|it| Box::new(it) as Box<dyn KvStore>),
             attentive: attentive.map(|it| Box::new(it) as Box<dyn KvAttentive>),

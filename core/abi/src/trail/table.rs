@@ -1,0 +1,303 @@
+//! The marks' table: words in memory of this process, or of a file that another may read. Whatever
+//! words a file holds, reading them is an answer or an error.
+#![allow(unsafe_code)]
+
+use super::{Call, Operation, operation};
+use crate::PluginKind;
+use kvern_contract::{Error, ErrorKind, Result};
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::time::Duration;
+
+/// What errors of a trail are errors of.
+pub(super) const OPERATION: &str = "abi/trail";
+
+/// A limit that is none.
+pub(super) const UNLIMITED: u64 = u64::MAX;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"kvtrail1");
+/// Threads that are inside plugins at once, at most.
+const SLOTS: usize = 64;
+/// Libraries that are told apart.
+const MAKERS: usize = 64;
+/// Words of a name, 8 bytes each.
+const NAME: usize = 8;
+/// Words of a path; a longer one loses its beginning.
+const PATH: usize = 55;
+
+/// Where a thread is. A cache line of its own.
+#[repr(C, align(64))]
+pub(super) struct Slot {
+    /// The thread's number, 0 while the slot is free.
+    thread: AtomicU64,
+    /// What `state` makes, 0 outside of plugins.
+    pub(super) state: AtomicU64,
+    /// Nanoseconds.
+    pub(super) limit: AtomicU64,
+    /// Raised whenever the state changes.
+    pub(super) sequence: AtomicU64,
+}
+
+/// Who made code. Lengths and kind are told last.
+#[repr(C, align(64))]
+struct MakerRow {
+    /// kind, bytes of the name << 8, bytes of the path << 16.
+    told: AtomicU64,
+    name: [AtomicU64; NAME],
+    path: [AtomicU64; PATH],
+}
+
+/// All of it.
+#[repr(C, align(64))]
+pub(super) struct Table {
+    magic: AtomicU64,
+    sign: AtomicU64,
+    slots: [Slot; SLOTS],
+    makers: [MakerRow; MAKERS],
+}
+
+const BYTES: usize = size_of::<Table>();
+const WORDS: usize = BYTES / 8;
+const SLOT_WORDS: usize = size_of::<Slot>() / 8;
+const SLOTS_AT: usize = std::mem::offset_of!(Table, slots) / 8;
+const MAKER_WORDS: usize = size_of::<MakerRow>() / 8;
+const MAKERS_AT: usize = std::mem::offset_of!(Table, makers) / 8;
+
+const ZERO: AtomicU64 = AtomicU64::new(0);
+
+/// Threads that have had a slot.
+static THREADS: AtomicU32 = AtomicU32::new(0);
+
+/// The table of a process that keeps none in a file.
+static OWN: Table = Table {
+    magic: AtomicU64::new(MAGIC),
+    sign: AtomicU64::new(operation::SIGN),
+    slots: [const { Slot { thread: ZERO, state: ZERO, limit: ZERO, sequence: ZERO } }; SLOTS],
+    makers: [const { MakerRow { told: ZERO, name: [ZERO; NAME], path: [ZERO; PATH] } }; MAKERS],
+};
+
+/// A mark's state: operation, the host's operation under it, maker.
+pub(super) fn state(maker: u32, operation: Operation) -> u64 {
+    u64::from(operation.index) | u64::from(maker) << 32
+}
+
+/// The same with what is asked of the host.
+pub(super) fn with_host(state: u64, operation: Operation) -> u64 {
+    state & !0xffff_0000 | u64::from(operation.index) << 16
+}
+
+fn fault(kind: ErrorKind, path: &Path, text: &dyn std::fmt::Display) -> Error {
+    Error::new(kind, OPERATION, format!("{}: {text}", path.display()))
+}
+
+fn io(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
+    move |error| match error.kind() {
+        std::io::ErrorKind::NotFound => fault(ErrorKind::NotFound, path, &error),
+        _ => fault(ErrorKind::Io, path, &error),
+    }
+}
+
+impl Table {
+    /// The table in this process's own memory.
+    pub(super) fn own() -> &'static Table {
+        &OWN
+    }
+
+    /// A table in a file, for the life of the process.
+    pub(super) fn in_file(path: &Path) -> Result<&'static Table> {
+        let mut how = OpenOptions::new();
+        how.read(true).write(true).create(true).truncate(true).mode(0o600);
+        let file = how.open(path).map_err(io(path))?;
+        file.set_len(BYTES as u64).map_err(io(path))?;
+        // SAFETY: the file was just made this long, and who keeps a trail in it promises to leave
+        // it so (`keep_in`); other processes only read it.
+        let map = unsafe { memmap2::MmapMut::map_mut(&file) }.map_err(io(path))?;
+        let map: &'static memmap2::MmapMut = Box::leak(Box::new(map));
+        // SAFETY: the map is `BYTES` long, starts at a page, is never unmapped and only reached
+        // through this reference; a table is atomic integers, of which any bytes are values.
+        let table = unsafe { &*map.as_ptr().cast::<Table>() };
+        table.sign.store(operation::SIGN, Relaxed);
+        table.magic.store(MAGIC, Release);
+        Ok(table)
+    }
+
+    /// A free slot for this thread.
+    pub(super) fn take(&'static self) -> Option<&'static Slot> {
+        let thread = u64::from(THREADS.fetch_add(1, Relaxed).wrapping_add(1).max(1));
+        let free = |slot: &&Slot| slot.thread.compare_exchange(0, thread, Acquire, Relaxed).is_ok();
+        self.slots.iter().find(free)
+    }
+
+    /// Writes down who a maker is; false where there is no room.
+    pub(super) fn tell(&self, index: usize, kind: PluginKind, name: &str, path: &Path) -> bool {
+        let Some(row) = self.makers.get(index) else { return false };
+        let shown: String = name.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        let name = shown.get(..shown.floor_char_boundary(NAME * 8)).unwrap_or_default().as_bytes();
+        let path = path.as_os_str().as_bytes();
+        let path = path.get(path.len().saturating_sub(PATH * 8)..).unwrap_or_default();
+        row.told.store(0, Release);
+        put(&row.name, name);
+        put(&row.path, path);
+        let told = u64::from(kind as u32) | (name.len() as u64) << 8 | (path.len() as u64) << 16;
+        row.told.store(told, Release);
+        true
+    }
+
+    /// All words, as they are now.
+    pub(super) fn words(&'static self) -> Vec<u64> {
+        // SAFETY: a table is `WORDS` atomic integers of 8 bytes (padding is written by nobody and
+        // was zero from the beginning), and is only ever reached as such.
+        let words = unsafe {
+            std::slice::from_raw_parts(std::ptr::from_ref(self).cast::<AtomicU64>(), WORDS)
+        };
+        words.iter().map(|word| word.load(Acquire)).collect()
+    }
+}
+
+impl Slot {
+    /// Gives a slot back.
+    pub(super) fn give(&self) {
+        self.state.store(0, Relaxed);
+        self.thread.store(0, Release);
+    }
+}
+
+fn put(words: &[AtomicU64], bytes: &[u8]) {
+    for (word, bytes) in words.iter().zip(bytes.chunks(8)) {
+        let mut whole = [0; 8];
+        whole.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        word.store(u64::from_ne_bytes(whole), Relaxed);
+    }
+}
+
+fn take(words: &[u64], bytes: u64) -> Option<Vec<u8>> {
+    let mut out: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let bytes = usize::try_from(bytes).ok().filter(|n| *n <= out.len())?;
+    out.truncate(bytes);
+    Some(out)
+}
+
+/// The calls of a file.
+pub(super) fn read(path: &Path) -> Result<Vec<Call>> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(io(path))?;
+    file.take(BYTES as u64 + 1).read_to_end(&mut bytes).map_err(io(path))?;
+    let words: Vec<u64> = bytes
+        .chunks_exact(8)
+        .filter_map(|word| word.try_into().ok().map(u64::from_ne_bytes))
+        .collect();
+    if bytes.len() != BYTES || words.first_chunk() != Some(&[MAGIC, operation::SIGN]) {
+        return Err(fault(ErrorKind::Invalid, path, &"it is no trail of this build"));
+    }
+    Ok(calls(&words))
+}
+
+/// The calls in a table's words; what makes no sense is left out.
+pub(super) fn calls(words: &[u64]) -> Vec<Call> {
+    let slots = words.get(SLOTS_AT..SLOTS_AT + SLOTS * SLOT_WORDS).unwrap_or_default();
+    slots.chunks_exact(SLOT_WORDS).filter_map(|slot| call(slot, words)).collect()
+}
+
+fn call(slot: &[u64], words: &[u64]) -> Option<Call> {
+    let [thread, state, limit, sequence] = *slot.first_chunk()?;
+    let number = |shift: u32| (state >> shift & 0xffff) as u16;
+    let operation = Operation::named(number(0)).filter(|_| thread != 0)?.into();
+    let (plugin, library) = maker((state >> 32) as usize, words)?;
+    Some(Call {
+        plugin,
+        library,
+        operation,
+        host: Operation::named(number(16)).map(Into::into),
+        sequence,
+        limit: (limit != UNLIMITED).then_some(Duration::from_nanos(limit)),
+        thread: thread as u32,
+    })
+}
+
+fn maker(index: usize, words: &[u64]) -> Option<(String, PathBuf)> {
+    let at = MAKERS_AT + index.checked_mul(MAKER_WORDS).filter(|_| index < MAKERS)?;
+    let (told, row) = words.get(at..at + MAKER_WORDS)?.split_first()?;
+    let (name, path) = row.split_at_checked(NAME)?;
+    let kind = PluginKind::ALL.into_iter().find(|kind| *kind as u64 == told & 0xff)?;
+    let name = String::from_utf8_lossy(&take(name, told >> 8 & 0xff)?).into_owned();
+    let path = take(path, told >> 16 & 0xffff)?;
+    let name = if name.is_empty() { name } else { format!(" `{name}`") };
+    Some((format!("{}{name}", kind.title()), std::ffi::OsString::from_vec(path).into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A table's words with one call in it.
+    fn words() -> Vec<u64> {
+        let mut words = vec![0; WORDS];
+        (words[0], words[1]) = (MAGIC, operation::SIGN);
+        let table = Table::own();
+        assert!(table.tell(MAKERS - 1, PluginKind::Kv, "x\ny", Path::new("/p/lib.so")));
+        let row = MAKERS_AT + (MAKERS - 1) * MAKER_WORDS;
+        words[row..row + MAKER_WORDS].copy_from_slice(&table.words()[row..row + MAKER_WORDS]);
+        let mark = state(MAKERS as u32 - 1, Operation::of("kv/open"));
+        words[SLOTS_AT..SLOTS_AT + 4].copy_from_slice(&[3, mark, UNLIMITED, 9]);
+        words
+    }
+
+    fn file(words: &[u64]) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_ne_bytes()).collect();
+        std::fs::write(file.path(), bytes).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_files_calls_are_what_was_marked() {
+        let found = read(file(&words()).path()).unwrap();
+        let [call] = &found[..] else { panic!("{found:?}") };
+        assert_eq!(call.who(), "kv strategy `x?y` (/p/lib.so)");
+        assert_eq!((call.place(), call.sequence, call.thread), ("kv/open".into(), 9, 3));
+        assert_eq!((call.limit, &call.host), (None, &None));
+    }
+
+    #[test]
+    fn a_long_path_keeps_its_end_and_a_long_name_its_beginning() {
+        let table = Table::own();
+        let (path, name) = (format!("/{}/lib.so", "d".repeat(900)), "\u{e9}".repeat(90));
+        table.tell(MAKERS - 2, PluginKind::Device, &name, Path::new(&path));
+        let (plugin, library) = maker(MAKERS - 2, &table.words()).unwrap();
+        assert!(library.to_string_lossy().ends_with("ddd/lib.so"), "{library:?}");
+        assert_eq!(plugin, format!("device `{}`", "\u{e9}".repeat(32)));
+        assert!(!table.tell(MAKERS, PluginKind::Device, "x", Path::new("y")), "no room");
+    }
+
+    #[test]
+    fn any_bytes_are_an_answer_or_an_error() {
+        let good = words();
+        let refused = |file: &tempfile::NamedTempFile| read(file.path()).unwrap_err().kind;
+        for cut in [0, 1, 2, 100, WORDS - 1] {
+            assert_eq!(refused(&file(&good[..cut])), ErrorKind::Invalid, "{cut}");
+        }
+        assert_eq!(refused(&file(&[&good[..], &[0]].concat())), ErrorKind::Invalid);
+        let mut other = good.clone();
+        other[1] ^= 1;
+        assert_eq!(refused(&file(&other)), ErrorKind::Invalid, "another build's");
+        assert_eq!(read(Path::new("/nonexistent")).unwrap_err().kind, ErrorKind::NotFound);
+        let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+        for _ in 0..2000 {
+            let mut words = good.clone();
+            for _ in 0..8 {
+                seed ^= seed << 13;
+                seed ^= seed >> 7;
+                seed ^= seed << 17;
+                let rows = [SLOTS_AT, MAKERS_AT + (MAKERS - 1) * MAKER_WORDS];
+                words[rows[(seed >> 60) as usize % 2] + (seed >> 50) as usize % 4] = seed;
+            }
+            calls(&words).iter().for_each(|call| drop(call.who() + &call.place()));
+        }
+        assert!(calls(&[]).is_empty());
+    }
+}
