@@ -9,7 +9,6 @@
 mod device;
 mod identity;
 mod kv;
-mod offload;
 mod mutants;
 mod shipped;
 mod suite;

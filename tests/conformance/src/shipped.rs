@@ -1,7 +1,7 @@
 //! What ships: a manifest each, and the library that it names.
 
 use kvern_abi::{Plugin, PluginKind};
-use kvern_contract::{DeviceBackend, HostRef, KvStrategy, OffloadPolicy};
+use kvern_contract::{DeviceBackend, HostRef, KvStrategy};
 use kvern_storage::double::MemoryStorage;
 use kvern_storage::{Budget, NoSink, RootHost};
 use std::path::{Path, PathBuf};
@@ -78,15 +78,6 @@ pub fn strategies() -> Vec<(String, impl Fn() -> Box<dyn KvStrategy>)> {
         })
     };
     of(PluginKind::Kv).into_iter().map(open).collect()
-}
-
-/// Every offload policy with its name.
-pub fn policies() -> Vec<(String, Box<dyn OffloadPolicy>)> {
-    let open = |shipped: Shipped| match shipped.open() {
-        Plugin::Offload(policy) => (shipped.name, policy),
-        other => panic!("{} is {other:?}", shipped.name),
-    };
-    of(PluginKind::Offload).into_iter().map(open).collect()
 }
 
 /// Every device with its name.
