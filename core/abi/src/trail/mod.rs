@@ -6,9 +6,11 @@
 //! A mark is a few stores into a slot of the thread's own: no lock and no clock. Who watches
 //! compares marks: the same call with the same sequence is the one that was there before.
 
+mod crash;
 mod operation;
 mod table;
 
+pub use crash::{leave, signal_name, tell_crashes};
 pub use operation::Operation;
 
 use crate::{Plugin, PluginKind};
@@ -36,6 +38,9 @@ pub struct Call {
     pub sequence: u64,
     /// How long the call was told that it may take, where it was told.
     pub limit: Option<Duration>,
+    /// The signal that came on this thread inside the call, where [`tell_crashes`] was there to see
+    /// it.
+    pub struck: Option<i32>,
     /// Which thread, by a number of the trail's own.
     pub thread: u32,
 }

@@ -41,6 +41,8 @@ pub(super) struct Slot {
     pub(super) limit: AtomicU64,
     /// Raised whenever the state changes.
     pub(super) sequence: AtomicU64,
+    /// The signal that came inside the call, 0 for none.
+    pub(super) struck: AtomicU64,
 }
 
 /// Who made code. Lengths and kind are told last.
@@ -77,7 +79,7 @@ static THREADS: AtomicU32 = AtomicU32::new(0);
 static OWN: Table = Table {
     magic: AtomicU64::new(MAGIC),
     sign: AtomicU64::new(operation::SIGN),
-    slots: [const { Slot { thread: ZERO, state: ZERO, limit: ZERO, sequence: ZERO } }; SLOTS],
+    slots: [const { Slot::FREE }; SLOTS],
     makers: [const { MakerRow { told: ZERO, name: [ZERO; NAME], path: [ZERO; PATH] } }; MAKERS],
 };
 
@@ -148,6 +150,28 @@ impl Table {
         true
     }
 
+    /// A slot whose thread is inside a plugin.
+    pub(super) fn busy(&'static self) -> Option<&'static Slot> {
+        self.slots.iter().find(|slot| slot.state.load(Relaxed) != 0)
+    }
+
+    /// Plugin and library of a slot's call, without an allocation.
+    pub(super) fn who(&self, slot: &Slot, say: &mut dyn FnMut(&[u8])) {
+        let row = self.makers.get((slot.state.load(Relaxed) >> 32) as usize);
+        let told = row.map_or(0, |row| row.told.load(Acquire));
+        let kind = PluginKind::ALL.into_iter().find(|kind| *kind as u64 == told & 0xff);
+        let (Some(row), Some(kind)) = (row, kind) else { return say(b"a plugin") };
+        say(kind.title().as_bytes());
+        if told >> 8 & 0xff != 0 {
+            say(b" `");
+            say_words(&row.name, told >> 8 & 0xff, say);
+            say(b"`");
+        }
+        say(b" (");
+        say_words(&row.path, told >> 16 & 0xffff, say);
+        say(b")");
+    }
+
     /// All words, as they are now.
     pub(super) fn words(&'static self) -> Vec<u64> {
         // SAFETY: a table is `WORDS` atomic integers of 8 bytes (padding is written by nobody and
@@ -160,6 +184,15 @@ impl Table {
 }
 
 impl Slot {
+    const FREE: Slot =
+        Slot { thread: ZERO, state: ZERO, limit: ZERO, sequence: ZERO, struck: ZERO };
+
+    /// The operation under way, without an allocation.
+    pub(super) fn place(&self, say: &mut dyn FnMut(&[u8])) {
+        let operation = Operation::named((self.state.load(Relaxed) & 0xffff) as u16);
+        say(operation.unwrap_or("a call").as_bytes());
+    }
+
     /// Gives a slot back.
     pub(super) fn give(&self) {
         self.state.store(0, Relaxed);
@@ -172,6 +205,16 @@ fn put(words: &[AtomicU64], bytes: &[u8]) {
         let mut whole = [0; 8];
         whole.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
         word.store(u64::from_ne_bytes(whole), Relaxed);
+    }
+}
+
+fn say_words(words: &[AtomicU64], bytes: u64, say: &mut dyn FnMut(&[u8])) {
+    let mut left = bytes as usize;
+    for word in words {
+        let whole = word.load(Relaxed).to_ne_bytes();
+        let some = whole.get(..left.min(8)).unwrap_or_default();
+        say(some);
+        left -= some.len();
     }
 }
 
@@ -204,7 +247,7 @@ pub(super) fn calls(words: &[u64]) -> Vec<Call> {
 }
 
 fn call(slot: &[u64], words: &[u64]) -> Option<Call> {
-    let [thread, state, limit, sequence] = *slot.first_chunk()?;
+    let [thread, state, limit, sequence, struck] = *slot.first_chunk()?;
     let number = |shift: u32| (state >> shift & 0xffff) as u16;
     let operation = Operation::named(number(0)).filter(|_| thread != 0)?.into();
     let (plugin, library) = maker((state >> 32) as usize, words)?;
@@ -215,6 +258,7 @@ fn call(slot: &[u64], words: &[u64]) -> Option<Call> {
         host: Operation::named(number(16)).map(Into::into),
         sequence,
         limit: (limit != UNLIMITED).then_some(Duration::from_nanos(limit)),
+        struck: (struck != 0).then_some(struck as i32),
         thread: thread as u32,
     })
 }
@@ -243,7 +287,7 @@ mod tests {
         let row = MAKERS_AT + (MAKERS - 1) * MAKER_WORDS;
         words[row..row + MAKER_WORDS].copy_from_slice(&table.words()[row..row + MAKER_WORDS]);
         let mark = state(MAKERS as u32 - 1, Operation::of("kv/open"));
-        words[SLOTS_AT..SLOTS_AT + 4].copy_from_slice(&[3, mark, UNLIMITED, 9]);
+        words[SLOTS_AT..SLOTS_AT + 5].copy_from_slice(&[3, mark, UNLIMITED, 9, 11]);
         words
     }
 
@@ -260,7 +304,7 @@ mod tests {
         let [call] = &found[..] else { panic!("{found:?}") };
         assert_eq!(call.who(), "kv strategy `x?y` (/p/lib.so)");
         assert_eq!((call.place(), call.sequence, call.thread), ("kv/open".into(), 9, 3));
-        assert_eq!((call.limit, &call.host), (None, &None));
+        assert_eq!((call.limit, &call.host, call.struck), (None, &None, Some(11)));
     }
 
     #[test]
@@ -294,7 +338,7 @@ mod tests {
                 seed ^= seed >> 7;
                 seed ^= seed << 17;
                 let rows = [SLOTS_AT, MAKERS_AT + (MAKERS - 1) * MAKER_WORDS];
-                words[rows[(seed >> 60) as usize % 2] + (seed >> 50) as usize % 4] = seed;
+                words[rows[(seed >> 60) as usize % 2] + (seed >> 50) as usize % 5] = seed;
             }
             calls(&words).iter().for_each(|call| drop(call.who() + &call.place()));
         }
