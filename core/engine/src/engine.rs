@@ -13,6 +13,7 @@ use kvern_contract::{
 use kvern_model::Model;
 use kvern_storage::{Budget, Storage};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A model, ready to run.
 pub struct Engine {
@@ -33,6 +34,8 @@ pub struct Engine {
     pub(crate) model: Arc<Model>,
     pub(crate) context_tokens: u64,
     pub(crate) rows_most: u32,
+    /// How long a plugin may do nothing while it is waited for.
+    pub(crate) deadline: Duration,
     pub(crate) description: KvDescription,
     pub(crate) device_description: DeviceDescription,
     pub(crate) placement: PlacementFacts,

@@ -83,6 +83,7 @@ impl Engine {
             model: spec.model,
             context_tokens,
             rows_most: division.chunk,
+            deadline: spec.load_deadline,
             description,
             device_description,
             placement: placed.facts,

@@ -10,9 +10,13 @@ use crate::family::{Family, Places, RESIDUAL};
 use crate::io::Inputs;
 use crate::pager::{Lost, Rows, Segment, Ticket};
 use kvern_contract::{
-    Error, FenceState, KvWindow, Op, Queue, Result, SessionId, Slice, SpanEntry, encoding_word,
+    Error, ErrorKind, Fence, FenceState, KvWindow, Op, Queue, Result, SessionId, Slice, SpanEntry,
+    encoding_word,
 };
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// How long the engine waits for a device before it asks whether it is still at work.
+const SLICE: Duration = Duration::from_secs(1);
 
 /// Which rows' logits are wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -289,20 +293,45 @@ impl Engine {
         self.io.hand_over()?;
         let fence = self.device.submit(Queue(0), &run.list, &[])?;
         run.list.clear();
-        loop {
-            match self.device.wait(fence, Duration::from_secs(3600))? {
-                FenceState::Done => break,
-                FenceState::Pending => continue,
-                FenceState::Failed(kind) => {
-                    let text = format!("the device failed a step: {kind:?}");
-                    return Err(Error::new(kind, "device/wait", text));
-                }
-            }
-        }
+        self.wait(fence)?;
         for layer in std::mem::take(&mut run.written) {
             self.pager.fenced(layer, &run.batch)?;
         }
         Ok(())
+    }
+}
+
+impl Engine {
+    /// Waits for a fence, a slice at a time: a device that is at work answers Pending in between.
+    /// *Errors* the fence's failure, by the device's name; Timeout once a whole deadline has
+    /// passed in which it did nothing.
+    fn wait(&mut self, fence: Fence) -> Result<()> {
+        let mut alive = None;
+        loop {
+            let name = &self.device_description.name;
+            match self.device.wait(fence, SLICE)? {
+                FenceState::Done => return Ok(()),
+                FenceState::Failed(kind) => {
+                    let text = format!("device `{name}` failed a step: {kind:?}");
+                    return Err(Error::new(kind, "device/wait", text));
+                }
+                FenceState::Pending => {
+                    let usage = self.device.usage();
+                    let done = (usage.ops, usage.busy);
+                    let (before, since) = *alive.get_or_insert((done, Instant::now()));
+                    if before != done {
+                        alive = Some((done, Instant::now()));
+                    } else if since.elapsed() >= self.deadline {
+                        let text = format!(
+                            "device `{name}` has neither finished an op nor been busy in {:?}: \
+                             its fence stays pending",
+                            self.deadline
+                        );
+                        return Err(Error::new(ErrorKind::Timeout, "device/wait", text));
+                    }
+                }
+            }
+        }
     }
 }
 

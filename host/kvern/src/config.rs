@@ -88,6 +88,7 @@ struct RawDirectories {
 #[serde(deny_unknown_fields, default)]
 struct RawPlugins {
     require_pinned: Option<bool>,
+    deadline_secs: Option<u32>,
 }
 
 #[derive(Deserialize, Default)]
@@ -145,6 +146,8 @@ pub struct Layer {
     pub manifests: Vec<PathBuf>,
     /// `[plugins] require_pinned`.
     pub require_pinned: Option<bool>,
+    /// `[plugins] deadline_secs`.
+    pub plugin_deadline: Option<u32>,
     /// `[benchmark] history_dir`.
     pub history_dir: Option<PathBuf>,
 }
@@ -223,6 +226,7 @@ impl Layer {
             cache_dir: raw.directories.cache,
             manifests: raw.directories.manifests,
             require_pinned: raw.plugins.require_pinned,
+            plugin_deadline: raw.plugins.deadline_secs,
             history_dir: raw.benchmark.history_dir,
         })
     }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod child;
 mod chosen;
 mod cli;
 mod command;
@@ -25,6 +26,7 @@ mod plugin;
 mod runtime;
 mod selector;
 mod settings;
+mod watchdog;
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -32,6 +34,8 @@ use fail::{Failure, Outcome};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    child::keep_trail();
+    watchdog::watch(watchdog::default_deadline());
     let ended = parse().and_then(|cli| cli.map_or(Ok(()), command::run));
     let Err(failure) = ended else { return ExitCode::SUCCESS };
     if !failure.message.is_empty() {

@@ -9,7 +9,7 @@ use crate::model::Reference;
 use crate::planner::{Plan, PlanAsk, plan_config};
 use crate::selector::Selection;
 use crate::settings::Settings;
-use crate::{interrupt, log};
+use crate::{interrupt, log, watchdog};
 use kvern_contract::{DeviceBackend, KvStrategy, OffloadPolicy};
 use kvern_engine::{CacheFacts, Engine, EngineSpec, Facts, Flow, Request};
 use kvern_model::{Model, Sampler, Text};
@@ -18,8 +18,6 @@ use kvern_storage::PreadPool;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long a step waits for pages before it computes them again.
-const LOAD_DEADLINE: Duration = Duration::from_secs(30);
 /// Reads in flight: threads that sleep in the kernel.
 const STORAGE_THREADS: usize = 4;
 
@@ -49,6 +47,7 @@ pub struct Plugins {
 
 /// Chooses and opens the plugins of a plan; the plan then says which strategy is applied.
 pub fn choose(settings: &Settings, plan: &mut Plan) -> Outcome<Plugins> {
+    watchdog::watch(settings.plugin_deadline);
     let found = settings.discover()?;
     Ok(Plugins {
         kv: chosen::kv(settings, &found, &mut plan.selection)?,
@@ -142,7 +141,7 @@ impl Prepared {
             prefill_chunk: settings.prefill_chunk,
             context_tokens: context,
             offload_cpu_layers: settings.offload_cpu_layers,
-            load_deadline: LOAD_DEADLINE,
+            load_deadline: settings.plugin_deadline,
             log: Arc::new(log::line),
         })?;
         interrupt::check()?;

@@ -5,8 +5,10 @@ use crate::cli::{EngineArgs, ModelArgs, PluginArgs, RunArgs};
 use crate::config::Layer;
 use crate::fail::{Failure, Outcome};
 use crate::plugin::{Discovery, search_path};
+use crate::watchdog::DEADLINE;
 use kvern_contract::{ComputeDtype, KvEncoding, Options};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A run's settings. Names are not looked up yet.
 #[derive(Clone, Debug)]
@@ -33,6 +35,8 @@ pub struct Settings {
     pub offload: Choice,
     /// Layers kept in host memory; `None`: the budget decides.
     pub offload_cpu_layers: Option<u32>,
+    /// Longest that a plugin may take to come back from a call.
+    pub plugin_deadline: Duration,
     /// Encoding of KV in memory.
     pub kv_dtype: KvEncoding,
     /// What activations are computed in.
@@ -169,6 +173,10 @@ impl Settings {
                 .offload_cpu_layers
                 .or(profile.offload_layers)
                 .or(file.offload_layers),
+            plugin_deadline: (plugins.plugin_deadline)
+                .or(profile.plugin_deadline)
+                .or(file.plugin_deadline)
+                .map_or(DEADLINE, |seconds| Duration::from_secs(seconds.max(1).into())),
             kv_dtype: kv_dtype.map_or(KvEncoding::Bf16, |d| d.encoding()),
             compute: compute.map_or(ComputeDtype::Auto, |c| c.dtype()),
             prefill_chunk: at_least_one(

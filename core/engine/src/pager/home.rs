@@ -20,6 +20,8 @@ const REOPENINGS: usize = 3;
 const IO_ALIGN: u32 = 4096;
 /// Where a strategy's root is, and how it is opened.
 pub(crate) struct StoreHome {
+    /// The strategy's.
+    name: String,
     /// Away while a call of it has not returned.
     strategy: Option<Box<dyn KvStrategy>>,
     spec: StoreSpec,
@@ -51,6 +53,7 @@ impl StoreHome {
             options: from.options,
         };
         Ok(StoreHome {
+            name: from.description.name,
             strategy: Some(strategy),
             spec,
             base,
@@ -92,7 +95,8 @@ impl StoreHome {
         };
         self.strategy = Some(strategy);
         let store = opened?.store.ok_or_else(|| {
-            let text = "the strategy says that it has a store and opened none";
+            let name = &self.name;
+            let text = format!("kv strategy `{name}` says that it has a store and opened none");
             Error::new(ErrorKind::Invalid, "kv/open", text)
         })?;
         let (storage, events) = (Arc::clone(&self.storage), Arc::clone(&self.events));
@@ -100,7 +104,8 @@ impl StoreHome {
     }
 
     fn silent(&self) -> Error {
-        let text = format!("the strategy did not open its root in {:?}", self.deadline);
+        let (name, deadline) = (&self.name, self.deadline);
+        let text = format!("kv strategy `{name}` did not open its root in {deadline:?}");
         Error::new(ErrorKind::Timeout, "kv/open", text)
     }
 
@@ -128,12 +133,18 @@ impl StoreHome {
     pub(super) fn reopen(&mut self) -> Result<StoreThread> {
         if self.roots.len() > REOPENINGS {
             let text = format!(
-                "the store was lost {} times and is not opened again: check its drive",
+                "kv strategy `{}` lost its store {} times and is not opened again: check its drive",
+                self.name,
                 self.roots.len()
             );
             return Err(Error::new(ErrorKind::Timeout, "kv/open", text));
         }
         self.open()
+    }
+
+    /// The strategy's name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// The directory that this process uses.

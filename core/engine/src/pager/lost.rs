@@ -17,9 +17,11 @@ impl Pager {
             lost.give_up();
             let what = match silence {
                 Silence::Pending => format!("did not answer in {:?}", self.deadline),
-                Silence::Gone => "has ended".into(),
+                Silence::Gone => "has panicked".into(),
             };
-            let text = format!("the store {what}: what it held is computed again");
+            let name = self.home.as_ref().map_or("", |home| home.name());
+            let text =
+                format!("kv strategy `{name}` {what}: what its store held is computed again");
             self.events_log(&Error::new(ErrorKind::Timeout, "kv/load", text));
         }
         self.void = self.next_ticket;

@@ -218,7 +218,12 @@ impl Drop for Pager {
             self.tell(Ask::End(id));
         }
         if let Some(store) = self.store.take() {
-            store.finish(self.deadline);
+            let ended = store.finish(self.deadline);
+            if let Some(home) = self.home.as_ref().filter(|_| !ended) {
+                let (name, deadline) = (home.name(), self.deadline);
+                let text = format!("kv strategy `{name}` did not end in {deadline:?}: left behind");
+                self.events_log(&Error::new(ErrorKind::Timeout, "kv/end", text));
+            }
         }
         if let Some(home) = self.home.take() {
             home.remove();

@@ -109,9 +109,12 @@ impl StoreThread {
                 let heard = answer.is_none_or(|answer| reply.send(answer).is_ok());
                 // A plugin that panicked answers nothing any more: its thread ends, and that shows.
                 if !heard || worker.panicked {
-                    return;
+                    break;
                 }
             }
+            // The store first: while its drop hangs, the way back stays open, so that nobody joins.
+            drop(worker);
+            drop(reply);
         };
         let thread = std::thread::Builder::new()
             .name("kvern-store".into())
@@ -135,8 +138,9 @@ impl StoreThread {
         self.host.revoke();
         self.queue.abandon();
     }
-    /// Lets the thread end after the calls that it has, and waits at most `within`.
-    pub(crate) fn finish(self, within: Duration) {
+    /// Lets the thread end after the calls that it has, and waits at most `within`; whether it
+    /// ended.
+    pub(crate) fn finish(self, within: Duration) -> bool {
         let StoreThread { queue, answer, host, thread } = self;
         queue.close();
         let until = Instant::now() + within;
@@ -146,11 +150,12 @@ impl StoreThread {
                 Ok(_) => continue,
                 Err(RecvTimeoutError::Disconnected) => {
                     let _panicked = thread.join();
-                    return;
+                    return true;
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     host.revoke();
-                    return queue.abandon();
+                    queue.abandon();
+                    return false;
                 }
             }
         }

@@ -38,6 +38,7 @@ pub fn of(plugins: &PluginArgs, engine: &EngineArgs) -> Vec<OsString> {
     out.number("--offload-gpu-layers", plugins.offload_gpu_layers);
     out.add("--offload-cpu-policy", plugins.offload_cpu_policy.as_ref());
     out.each("--offload-option", &plugins.offload_option);
+    out.number("--plugin-deadline", plugins.plugin_deadline);
     out.add("--kv-dtype", engine.kv_dtype.map(kv_word));
     out.add("--compute-dtype", engine.compute_dtype.map(compute_word));
     out.number("--prefill-chunk", engine.prefill_chunk);
@@ -89,6 +90,8 @@ mod tests {
             "2",
             "--offload-cpu-policy",
             "p",
+            "--plugin-deadline",
+            "5",
             "--kv-dtype",
             "f32",
             "--compute-dtype",

@@ -1,7 +1,7 @@
 //! Lanes: cold start with a process an iteration, warm runtime in one.
 
-use super::process::{self, Ended, tail};
 use super::{NO_GENERIC, Session, flags};
+use crate::child::{self, Ended, tail};
 use crate::fail::{Outcome, one_line};
 use crate::model::Reference;
 use crate::out;
@@ -98,6 +98,10 @@ fn command(session: &Session<'_>, ask: &LaneAsk<'_>) -> Vec<OsString> {
     out
 }
 
+fn run(arguments: &[OsString], budget: Duration) -> Outcome<Ended> {
+    child::run(&child::Ask { arguments, budget, silence: None }, &mut |_| ())
+}
+
 fn shown(command: &[OsString]) -> Vec<String> {
     let words = command.iter().map(|w| w.to_string_lossy().into_owned());
     std::iter::once("kvern".to_string()).chain(words).collect()
@@ -125,7 +129,7 @@ fn cold(session: &Session<'_>, ask: &LaneAsk<'_>, name: &str) -> Outcome<Lane> {
     let (mut probes, mut pages) = (Vec::new(), Value::Null);
     for iteration in 0..ask.warmup + ask.iterations {
         pages = drop_pages(ask.reference);
-        let ended = process::run(&command, ask.budget)?;
+        let ended = run(&command, ask.budget)?;
         match read::<ColdProbe>(&ended) {
             Ok(probe) if iteration >= ask.warmup => probes.push(probe),
             Ok(_) => {}
@@ -150,7 +154,7 @@ fn cold(session: &Session<'_>, ask: &LaneAsk<'_>, name: &str) -> Outcome<Lane> {
 
 fn warm(session: &Session<'_>, ask: &LaneAsk<'_>, name: &str) -> Outcome<Lane> {
     let command = command(session, ask);
-    let ended = process::run(&command, ask.budget)?;
+    let ended = run(&command, ask.budget)?;
     let probe: WarmProbe = match read(&ended) {
         Ok(probe) => probe,
         Err(reason) => return Ok(failed(name, &command, &ended, &reason, false)),
@@ -168,13 +172,8 @@ fn warm(session: &Session<'_>, ask: &LaneAsk<'_>, name: &str) -> Outcome<Lane> {
 
 /// A probe's document, or why there is none.
 fn read<T: serde::de::DeserializeOwned>(ended: &Ended) -> Result<T, String> {
-    if ended.timed_out {
-        return Err("it did not end in its time".into());
-    }
-    if ended.code != 0 {
-        let last = tail(&ended.stderr);
-        let last = last.lines().last().unwrap_or("it said nothing");
-        return Err(last.strip_prefix("kvern: ").unwrap_or(last).into());
+    if let Some(fault) = ended.fault() {
+        return Err(fault);
     }
     parse(&ended.stdout).map_err(|e| format!("its output is not a probe's: {e}"))
 }
@@ -191,7 +190,7 @@ fn failed(
         "returncode": ended.code,
         "stdout_excerpt": excerpt(&ended.stdout),
         "stderr_excerpt": tail(&ended.stderr),
-        "timed_out": ended.timed_out,
+        "timed_out": ended.late.is_some(),
         "warmup_only": warmup_only,
     }));
     Lane::unavailable(name, reason, details)
@@ -200,16 +199,19 @@ fn failed(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::child::Late;
 
     fn ended(code: i32, timed_out: bool, stdout: &str, stderr: &str) -> Ended {
-        Ended { code, timed_out, stdout: stdout.into(), stderr: stderr.into() }
+        let late = timed_out.then_some(Late::Budget(Duration::from_secs(90)));
+        let (stdout, stderr) = (stdout.into(), stderr.into());
+        Ended { code, signal: None, late, stdout, stderr, calls: Vec::new() }
     }
 
     #[test]
     fn a_lane_that_fails_says_why() {
         let reason = |e: &Ended| read::<ColdProbe>(e).unwrap_err();
         assert_eq!(reason(&ended(1, false, "", "loading\nkvern: no model\n")), "no model");
-        assert!(reason(&ended(124, true, "", "")).contains("time"));
+        assert!(reason(&ended(124, true, "", "")).contains("did not end in 90 s"));
         assert!(reason(&ended(0, false, "{}", "")).contains("not a probe's"));
         let lane = failed("x", &[], &ended(3, false, "", "boom"), "boom", false);
         assert_eq!(lane.details["returncode"], 3);

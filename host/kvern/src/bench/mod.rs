@@ -8,7 +8,6 @@ mod host;
 mod lane;
 mod overhead;
 mod probe;
-mod process;
 mod table;
 
 use crate::cli::{BenchArgs, BenchCommand, ModelArgs};

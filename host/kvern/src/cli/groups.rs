@@ -80,6 +80,10 @@ pub struct PluginArgs {
     /// Option of the offload policy.
     #[arg(long, value_name = "KEY=VALUE")]
     pub offload_option: Vec<String>,
+    /// Longest that a plugin may take to come back from a call [default: 30].
+    #[arg(long, value_name = "SECONDS", env = "KVERN_PLUGIN_DEADLINE", hide_env_values = true,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub plugin_deadline: Option<u32>,
 }
 
 /// How the engine runs.
