@@ -20,11 +20,13 @@ const FAILURES: usize = 1024;
 /// More workers than this are no CPU's.
 const WORKERS: usize = 1024;
 
-/// Submitted, not yet run.
+/// Submitted, not yet run to its end.
 struct List {
     fence: u64,
     after: Vec<u64>,
     tasks: Vec<Task>,
+    /// Once it has begun.
+    job: Option<Arc<Job>>,
 }
 
 /// What exists between `open` and the end.
@@ -118,32 +120,30 @@ impl CpuDevice {
     fn enqueue(&mut self, tasks: Vec<Task>, after: &[Fence]) -> Fence {
         self.issued += 1;
         let after = after.iter().map(|fence| fence.0).collect();
-        self.pending.push_back(List { fence: self.issued, after, tasks });
+        self.pending.push_back(List { fence: self.issued, after, tasks, job: None });
         Fence(self.issued)
     }
 
-    /// Runs the oldest list. A failure takes with it what was submitted behind it so far.
-    fn run_one(&mut self) {
-        let Some(list) = self.pending.pop_front() else { return };
-        let before = list.after.iter().find_map(|fence| self.failure(*fence));
-        let Some(running) = &mut self.running else { return };
+    /// Runs the oldest list, to its end or until the time is over. A failure takes with it what was
+    /// submitted behind it so far.
+    fn run_one(&mut self, until: Option<Instant>) {
+        let Some(mut list) = self.pending.pop_front() else { return };
         let start = Instant::now();
-        self.ops += list.tasks.len() as u64;
-        let workers = running.workers;
-        let need = list.tasks.iter().fold(Need::default(), |all, task| {
-            let need = kernels::need(task, workers);
-            Need { own: all.own.max(need.own), shared: all.shared.max(need.shared) }
-        });
-        let failed = before.or_else(|| {
-            let own = running.own.iter_mut().map(|own| own.grow(need.own)).collect();
-            let (Some(own), Some(shared)) = (own, running.shared.grow(need.shared)) else {
-                return Some(ErrorKind::OverBudget);
-            };
-            let job = Job::new(list.tasks, running.isa, own, shared);
-            let job = Arc::new(job);
-            running.pool.run(&job);
-            job.failure()
-        });
+        let failed = match list.job.take().map_or_else(|| self.begin(&mut list), Ok) {
+            Ok(job) => {
+                if let Some(running) = &self.running {
+                    running.pool.run(&job, until);
+                }
+                if !job.is_over() && self.running.is_some() {
+                    list.job = Some(job);
+                    self.pending.push_front(list);
+                    self.busy += start.elapsed();
+                    return;
+                }
+                job.failure()
+            }
+            Err(kind) => Some(kind),
+        };
         self.reached = list.fence;
         if let Some(kind) = failed {
             self.remember(list.fence, self.issued, kind);
@@ -154,6 +154,25 @@ impl CpuDevice {
             self.memory.settle();
         }
         self.busy += start.elapsed();
+    }
+
+    /// What a list needs before it runs. *Errors* what failed before it; OverBudget.
+    fn begin(&mut self, list: &mut List) -> std::result::Result<Arc<Job>, ErrorKind> {
+        self.ops += list.tasks.len() as u64;
+        if let Some(kind) = list.after.iter().find_map(|fence| self.failure(*fence)) {
+            return Err(kind);
+        }
+        let Some(running) = &mut self.running else { return Err(ErrorKind::Invalid) };
+        let workers = running.workers;
+        let need = list.tasks.iter().fold(Need::default(), |all, task| {
+            let need = kernels::need(task, workers);
+            Need { own: all.own.max(need.own), shared: all.shared.max(need.shared) }
+        });
+        let own = running.own.iter_mut().map(|own| own.grow(need.own)).collect();
+        let (Some(own), Some(shared)) = (own, running.shared.grow(need.shared)) else {
+            return Err(ErrorKind::OverBudget);
+        };
+        Ok(Arc::new(Job::new(std::mem::take(&mut list.tasks), running.isa, own, shared)))
     }
 }
 
@@ -256,8 +275,8 @@ impl DeviceBackend for CpuDevice {
         Ok(self.enqueue(tasks, after))
     }
 
-    /// Runs lists up to the fence. The deadline is looked at after each: it may be overrun by one
-    /// list, and a wait of no time at all runs one.
+    /// Runs lists up to the fence. The deadline is looked at before each op: it may be overrun by
+    /// one op, and a wait of no time at all runs one.
     fn wait(&mut self, fence: Fence, deadline: Duration) -> Result<FenceState> {
         let start = Instant::now();
         if fence.0 > self.issued {
@@ -265,7 +284,7 @@ impl DeviceBackend for CpuDevice {
             return refuse(ErrorKind::Invalid, "wait", line);
         }
         while self.reached < fence.0 {
-            self.run_one();
+            self.run_one(start.checked_add(deadline));
             if self.reached < fence.0 && start.elapsed() >= deadline {
                 return Ok(FenceState::Pending);
             }

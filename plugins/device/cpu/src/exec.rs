@@ -3,6 +3,9 @@
 //! Whatever fails, the barriers stay: a failed list is walked to its end without work, so no
 //! worker waits for one that left. The numbers of passes that depend on tables are planned by
 //! worker 0 and read by the others behind a barrier of their own.
+//!
+//! A list may pause behind any task, where worker 0 has said so before the task's last barrier: all
+//! leave there, and it goes on from the next task when it is run again.
 #![allow(unsafe_code)]
 
 use crate::kernels::{self, Isa};
@@ -11,7 +14,8 @@ use kvern_contract::ErrorKind;
 use std::cell::UnsafeCell;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
 
 /// Turns of a waiting worker before it lets others have the core: tens of microseconds.
 const SPINS: u32 = 1000;
@@ -65,6 +69,11 @@ pub(crate) struct Job {
     /// Of four passes in a row each has its own, so that one can be reset while none uses it.
     counters: [AtomicUsize; 4],
     failed: AtomicU32,
+    /// By task: whether all leave behind it. Each is set once at most, and never taken back.
+    pauses: Box<[AtomicBool]>,
+    /// The task that is next, and the pass that it begins with; worker 0's while nobody runs.
+    next: AtomicUsize,
+    turn: AtomicUsize,
 }
 
 // SAFETY: scratch is split between workers by index, the plan is written by worker 0 alone between
@@ -109,6 +118,9 @@ impl Job {
     /// A list with what it runs on. `own` has a pointer for each worker, as long as the tasks need.
     pub fn new(tasks: Vec<Task>, isa: Isa, own: Vec<*mut f32>, shared: *mut f32) -> Self {
         Job {
+            pauses: tasks.iter().map(|_| AtomicBool::new(false)).collect(),
+            next: AtomicUsize::new(0),
+            turn: AtomicUsize::new(0),
             tasks,
             isa,
             workers: own.len(),
@@ -118,6 +130,11 @@ impl Job {
             counters: Default::default(),
             failed: AtomicU32::new(0),
         }
+    }
+
+    /// Whether all of it has been walked.
+    pub fn is_over(&self) -> bool {
+        self.next.load(Ordering::Acquire) >= self.tasks.len()
     }
 
     /// Why it failed, if it did. Final once the last barrier is passed.
@@ -147,10 +164,15 @@ impl Job {
         }
     }
 
-    /// Walks the list as worker `index`; all workers must.
-    pub fn run(&self, barrier: &Barrier, index: usize) {
-        let mut turn = 0;
-        for task in &self.tasks {
+    /// Walks the list as worker `index`, from where it paused; all workers must. Worker 0 pauses it
+    /// behind the task that runs at `until`.
+    pub fn run(&self, barrier: &Barrier, index: usize, until: Option<Instant>) {
+        let mut turn = self.turn.load(Ordering::Acquire);
+        let first = self.next.load(Ordering::Acquire);
+        for (at, task) in self.tasks.iter().enumerate().skip(first) {
+            if index == 0 && until.is_some_and(|until| Instant::now() >= until) {
+                self.pauses[at].store(true, Ordering::Release);
+            }
             let plan = if kernels::planned(task) {
                 if index == 0 {
                     let plan = self.plan(task);
@@ -190,6 +212,14 @@ impl Job {
             if plan.phases == 0 {
                 // Nobody may still read this plan when worker 0 writes the next.
                 barrier.meet();
+            }
+            // Said before the barrier that all have passed, so that all read the same.
+            if self.pauses[at].load(Ordering::Acquire) || at + 1 == self.tasks.len() {
+                if index == 0 {
+                    self.turn.store(turn, Ordering::Release);
+                    self.next.store(at + 1, Ordering::Release);
+                }
+                return;
             }
         }
     }

@@ -74,7 +74,7 @@ impl Shared {
             let job = desk.job.clone();
             drop(desk);
             if let Some(job) = job {
-                job.run(&self.barrier, index);
+                job.run(&self.barrier, index, None);
             }
         }
     }
@@ -105,16 +105,17 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Runs a list to its end; the caller is worker 0.
-    pub fn run(&self, job: &Arc<Job>) {
+    /// Runs a list to its end, or until it pauses at `until`, behind one task at least; the caller
+    /// is worker 0.
+    pub fn run(&self, job: &Arc<Job>, until: Option<Instant>) {
         // Without a barrier in it, nothing would keep the workers and the next list apart.
-        if job.tasks.is_empty() {
+        if job.is_over() {
             return;
         }
         if !self.threads.is_empty() {
             self.shared.announce(|desk| desk.job = Some(Arc::clone(job)));
         }
-        job.run(&self.shared.barrier, 0);
+        job.run(&self.shared.barrier, 0, until);
     }
 }
 
@@ -182,7 +183,7 @@ mod tests {
                 let tasks = broken.into_iter().chain([double(&mut values)]).collect();
                 let own = vec![null_mut(); workers];
                 let job = Arc::new(Job::new(tasks, Isa::Scalar, own, null_mut()));
-                pool.run(&job);
+                pool.run(&job, None);
                 job.failure()
             };
             assert_eq!(run(None), None);
@@ -193,13 +194,37 @@ mod tests {
     }
 
     #[test]
+    fn a_list_pauses_behind_each_task_and_goes_on_where_it_was() {
+        for workers in 1..=3 {
+            let pool = Pool::start(workers).unwrap();
+            let mut values = vec![1f32; 9000];
+            let tasks = (0..200).map(|_| double(&mut values[..])).collect();
+            let own = vec![null_mut(); workers];
+            let job = Arc::new(Job::new(tasks, Isa::Scalar, own, null_mut()));
+            let (mut runs, mut sums) = (0, Vec::new());
+            while !job.is_over() {
+                pool.run(&job, (runs < 100).then(Instant::now));
+                sums.push(values[8999]);
+                runs += 1;
+                if runs <= 100 {
+                    values.iter_mut().for_each(|v| *v /= 2.0);
+                }
+            }
+            assert_eq!((runs, job.failure()), (101, None), "a task a run, then the rest");
+            assert!(sums[..100].iter().all(|sum| *sum == 2.0));
+            assert!(values.iter().all(|v| *v == 2f32.powi(100)));
+        }
+    }
+
+    #[test]
     fn workers_wake_for_a_list_after_they_slept() {
         let pool = Pool::start(2).unwrap();
         let mut values = vec![1f32; 9000];
         for _ in 0..5 {
             std::thread::sleep(10 * IDLE);
             let tasks = vec![double(&mut values)];
-            pool.run(&Arc::new(Job::new(tasks, Isa::Scalar, vec![null_mut(); 2], null_mut())));
+            let own = vec![null_mut(); 2];
+            pool.run(&Arc::new(Job::new(tasks, Isa::Scalar, own, null_mut())), None);
         }
         assert!(values.iter().all(|v| *v == 32.0));
     }
