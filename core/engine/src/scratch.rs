@@ -2,7 +2,7 @@
 
 use crate::family::Plan;
 use crate::weights::import;
-use kvern_contract::{DeviceBackend, Result, Slice, Space};
+use kvern_contract::{Buffer, DeviceBackend, Error, ErrorKind, Result, Slice, Space};
 use kvern_storage::{Budget, Region};
 use std::sync::Arc;
 
@@ -51,7 +51,13 @@ impl Activations {
     ) -> Result<Self> {
         budget.reserve("activations", bytes_of(plan, u64::from(rows)))?;
         let mut alloc = |bytes: u64| -> Result<Slice> {
-            Ok(Slice { buffer: device.alloc(bytes.max(64), Space::Device)?, offset: 0 })
+            let buffer = device.alloc(bytes.max(64), Space::Device)?;
+            if buffer == Buffer(0) {
+                let name = device.describe().name;
+                let text = format!("device `{name}` gave no memory where {bytes} bytes were asked");
+                return Err(Error::new(ErrorKind::Invalid, "device/alloc", text));
+            }
+            Ok(Slice { buffer, offset: 0 })
         };
         let width = |w: &u32| 4 * u64::from(rows) * u64::from(*w);
         let slices = plan.scratch.iter().map(|w| alloc(width(w))).collect::<Result<_>>()?;

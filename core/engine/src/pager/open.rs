@@ -67,7 +67,7 @@ impl Opening {
             Err(Error::new(
                 ErrorKind::Unsupported,
                 "kv/open",
-                format!("{} {text}", description.name),
+                format!("kv strategy `{}` {text}", description.name),
             ))
         };
         let c = description.capabilities;
@@ -84,6 +84,10 @@ impl Opening {
         })?;
         if !super::cold::is_known(policy.cold) || c.codec {
             return refuse("keeps cold pages in a codec of its own, which is not supported".into());
+        }
+        let whole = policy.window.is_none() && policy.keep_rows.is_none();
+        if c.exact && !(whole && policy.cold == hot) {
+            return refuse(format!("says that it is exact, and {}", inexact(&policy, hot)));
         }
         if policy.window.is_some_and(|w| w.recent == 0) {
             return refuse("asks for a window of 0 recent tokens; expected 1 at least".into());
@@ -165,6 +169,15 @@ impl Opening {
             counts: CacheFacts::default(),
             report: KvReport::default(),
         })
+    }
+}
+
+/// What makes a policy's history another than the model's.
+fn inexact(policy: &KvPolicy, hot: KvEncoding) -> String {
+    match (policy.window, policy.keep_rows) {
+        (Some(w), _) => format!("keeps a window of {} and {} tokens", w.first, w.recent),
+        (None, Some(rows)) => format!("keeps {rows} rows of each head"),
+        (None, None) => format!("keeps cold pages in {:?}, hot ones in {hot:?}", policy.cold),
     }
 }
 
