@@ -24,8 +24,10 @@ mod out;
 mod planner;
 mod plugin;
 mod runtime;
+mod scaffold;
 mod selector;
 mod settings;
+mod verify;
 mod watchdog;
 
 use clap::Parser;

@@ -49,3 +49,27 @@ pub struct KvCapabilities {
     /// Several hosts write one root at once: the host takes no lock, every file is published.
     pub shared: bool,
 }
+
+impl KvDescription {
+    /// An exact strategy with a store that ends with the process, in `persistence_format`: the
+    /// newest tokens are hot, nothing is dropped or rounded.
+    pub fn exact(
+        name: &str,
+        version: &str,
+        persistence_format: &str,
+        options: Options,
+    ) -> KvDescription {
+        KvDescription {
+            name: name.into(),
+            version: version.into(),
+            persistence_format: persistence_format.into(),
+            residency_mode: "buffered-tail".into(),
+            window_policy: "full-history".into(),
+            cold_tier_encoding: "full-precision".into(),
+            cold_store_format: None,
+            eviction_policy: None,
+            capabilities: KvCapabilities { exact: true, store: true, ..KvCapabilities::default() },
+            options,
+        }
+    }
+}

@@ -78,3 +78,20 @@ pub struct KvPolicy {
     /// Whether `flush` and `end` store the page that is not full.
     pub store_partial: bool,
 }
+
+impl KvPolicy {
+    /// The policy of an exact strategy with a store: `hot_tokens` of each layer stay, and when
+    /// twice as many are there, whole pages go out, as they are.
+    pub fn exact(policy_id: &str, ask: &PolicyAsk, hot_tokens: u64) -> KvPolicy {
+        KvPolicy {
+            policy_id: policy_id.into(),
+            flush: Some(Threshold { tokens: Some(hot_tokens.saturating_mul(2)), bytes: None }),
+            retain: Threshold { tokens: Some(hot_tokens), bytes: None },
+            window: None,
+            keep_rows: None,
+            cold: ask.shape.hot,
+            cold_after: 0,
+            store_partial: false,
+        }
+    }
+}

@@ -12,8 +12,8 @@ pub struct Prefix<'a> {
     pub chains: &'a [ChainHash],
 }
 
-/// The longest stored history that starts a prompt.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+/// The longest stored history that starts a prompt; the default is none.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Found {
     /// For `Origin::Stored`; meaningless when `tokens` is 0.
     pub id: FoundId,

@@ -30,6 +30,11 @@ pub struct PageTag {
 }
 
 impl PageTag {
+    /// Position after the last filled row.
+    pub fn end(&self) -> TokenIndex {
+        self.first + TokenIndex::from(self.tokens)
+    }
+
     /// The stored form, little endian, fields in order.
     pub fn to_bytes(&self) -> [u8; 48] {
         let mut out = [0; 48];

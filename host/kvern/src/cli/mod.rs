@@ -194,6 +194,22 @@ pub enum PluginsCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Writes a crate with a plugin to start from; it builds, passes and can be verified as it is.
+    New {
+        /// What it decides.
+        #[arg(value_parser = ["kv", "offload", "device"])]
+        kind: String,
+        /// Its name, as `my-idea`.
+        name: String,
+        /// The crate's directory; made.
+        #[arg(long, value_name = "DIR")]
+        output: PathBuf,
+        /// Kvern's sources, which the crate is built with [default: those of this installation].
+        #[arg(long, value_name = "DIR")]
+        source: Option<PathBuf>,
+    },
+    /// Tries every promise of the contract on a plugin, and writes the verdict beside its library.
+    Verify(VerifyArgs),
     /// Writes a library's manifest to stdout, or into a directory.
     Manifest {
         /// The library.
@@ -205,6 +221,39 @@ pub enum PluginsCommand {
         #[arg(long)]
         pin: bool,
     },
+}
+
+/// `plugins verify`.
+#[derive(Args, Debug)]
+pub struct VerifyArgs {
+    /// A name, `kind/name`, or the path of a library.
+    pub plugin: String,
+    /// Directory with manifests; searched first.
+    #[arg(long, value_name = "DIR")]
+    pub manifests: Vec<PathBuf>,
+    /// Runs this case alone; may be given again. No verdict is kept.
+    #[arg(long, value_name = "NAME")]
+    pub case: Vec<String>,
+    /// Chooses the random traces: the same number, the same traces.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Random traces are this many times as many.
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub effort: u32,
+    /// A case that has not ended by then is broken, and its call is named.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub case_deadline: u64,
+    /// Where the verdict is kept [default: LIBRARY.verdict.json].
+    #[arg(long, value_name = "FILE")]
+    pub card: Option<PathBuf>,
+    /// Writes the verdict as a JSON document.
+    #[arg(long)]
+    pub json: bool,
+    /// Runs cases in this process, for the process that judges.
+    #[arg(long, hide = true, value_name = "FIRST")]
+    pub lane: Option<usize>,
 }
 
 /// `doctor`.

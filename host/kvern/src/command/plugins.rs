@@ -1,12 +1,13 @@
 //! `kvern plugins`: what is found, what it is, and manifests from libraries.
 
-use crate::cli::{PluginArgs, PluginsCommand, RunArgs};
+use crate::cli::{PluginArgs, PluginsCommand, RunArgs, VerifyArgs};
 use crate::fail::{Failure, Outcome};
 use crate::out;
 use crate::plugin::{
-    Described, Discovery, Kind, Manifest, digest, manifest_text, open_plain, show,
+    Described, Discovery, Kind, Manifest, Standing, digest, manifest_text, open_plain, show,
 };
 use crate::settings::Settings;
+use crate::{scaffold, verify};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,10 @@ pub fn run(command: &PluginsCommand) -> Outcome<()> {
         PluginsCommand::Manifest { library, output, pin } => {
             manifest(library, output.as_deref(), *pin)
         }
+        PluginsCommand::New { kind, name, output, source } => {
+            new(kind, name, output, source.as_deref())
+        }
+        PluginsCommand::Verify(args) => verify(args),
     }
 }
 
@@ -94,9 +99,10 @@ fn inspect(plugin: &str, manifests: &[PathBuf], json: bool) -> Outcome<()> {
         let (_, described, library) = manifest.open(found.require_pinned)?;
         (described, library, Some(manifest))
     };
-    let sha256 = digest(&library)?;
+    let (sha256, standing) = (digest(&library)?, Standing::of(&library)?);
     if json {
-        return out::document(&document(&described, &library, &sha256, manifest.as_ref()));
+        let document = document(&described, &library, &sha256, &standing, manifest.as_ref());
+        return out::document(&document);
     }
     let mut text =
         format!("{} `{}` {}\n", described.kind.title(), described.name, described.version);
@@ -110,6 +116,7 @@ fn inspect(plugin: &str, manifests: &[PathBuf], json: bool) -> Outcome<()> {
         text += &format!("manifest  {}\n", manifest.path.display());
     }
     text += &format!("library   {}\nsha256    {sha256}\n", library.display());
+    text += &format!("verdict   {standing}\n");
     for (key, value) in &described.capabilities {
         text += &format!("capability  {key} = {value}\n");
     }
@@ -123,6 +130,7 @@ fn document(
     described: &Described,
     library: &Path,
     sha256: &str,
+    standing: &Standing,
     manifest: Option<&Manifest>,
 ) -> Value {
     let options: Map<String, Value> = described
@@ -143,6 +151,7 @@ fn document(
         "options": options,
         "library": library,
         "sha256": sha256,
+        "verdict": standing.to_string(),
         "manifest": manifest.map(|m| &m.path),
     })
 }
@@ -156,4 +165,31 @@ fn manifest(library: &Path, output: Option<&Path>, pin: bool) -> Outcome<()> {
     out::publish(&path, text.as_bytes())?;
     out::note(&format!("wrote {}", path.display()));
     Ok(())
+}
+
+fn new(kind: &str, name: &str, output: &Path, source: Option<&Path>) -> Outcome<()> {
+    let Some(kind) = Kind::parse(kind) else {
+        return Err(Failure::usage(format!("`{kind}` is no kind; write kv, offload or device")));
+    };
+    let library = scaffold::write(&scaffold::Ask { kind, name, output, source })?;
+    out::note(&format!(
+        "wrote {}; next: cd {0} && cargo build --release && kvern plugins verify {}",
+        output.display(),
+        library.display()
+    ));
+    Ok(())
+}
+
+fn verify(args: &VerifyArgs) -> Outcome<()> {
+    let library = Path::new(&args.plugin);
+    if let Some(first) = args.lane {
+        return verify::lane(args, library, first);
+    }
+    if library.is_file() {
+        return verify::judge(args, library, None);
+    }
+    let found = discover(&args.manifests)?;
+    let manifest = resolve(&args.plugin, &found)?;
+    let library = manifest.locate(found.require_pinned)?;
+    verify::judge(args, &library, Some(&manifest))
 }

@@ -2,11 +2,12 @@
 
 use super::manifest::{At, Manifest};
 use super::options::{kind_of, known, show};
+use super::verdict::Standing;
 use super::{Kind, library};
 use crate::fail::{Failure, Outcome};
 use kvern_abi::Plugin;
 use kvern_contract::{OptionValue, Options};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 pub const CONTRACT: &str = "1";
 
 /// A plugin's description, the same shape for every kind.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Described {
     /// What it is.
     pub kind: Kind,
@@ -94,9 +95,8 @@ pub fn open_plain(path: &Path) -> Outcome<(Plugin, Described)> {
 }
 
 impl Manifest {
-    /// Opens the library, after everything that can be checked before; then compares what it says
-    /// of itself. The options are the plugin's defaults under the manifest's.
-    pub fn open(&self, require_pinned: bool) -> Outcome<(Plugin, Described, PathBuf)> {
+    /// The library, with everything checked that can be checked before a line of it runs.
+    pub fn locate(&self, require_pinned: bool) -> Outcome<PathBuf> {
         if self.contract.value != CONTRACT {
             let wrong = format!("is `{}`", self.contract.value);
             let cure = format!("this host speaks contract `{CONTRACT}`: use a plugin built for it");
@@ -108,13 +108,31 @@ impl Manifest {
                 .place(self.name.line, "plugin.sha256")
                 .fault("is missing, and this host demands pinned plugins", cure));
         }
-        let path = library::locate(self)?;
+        library::locate(self)
+    }
+
+    /// Opens the library, after everything that can be checked before; then compares what it says
+    /// of itself. The options are the plugin's defaults under the manifest's.
+    pub fn open(&self, require_pinned: bool) -> Outcome<(Plugin, Described, PathBuf)> {
+        let path = self.locate(require_pinned)?;
+        self.demand_verdict(&path)?;
         let (plugin, mut described) = open_plain(&path)?;
         self.compare(&described)?;
         for (key, option) in &self.options {
             described.options.insert(key.clone(), option.value.clone());
         }
         Ok((plugin, described, path))
+    }
+
+    /// Whether a verdict on this very library is there and good, where the manifest demands one.
+    fn demand_verdict(&self, library: &Path) -> Outcome<()> {
+        let Some(line) = self.require_verdict else { return Ok(()) };
+        let standing = Standing::of(library)?;
+        if standing == Standing::Kept {
+            return Ok(());
+        }
+        let cure = format!("run `kvern plugins verify {}`", self.id());
+        Err(self.place(line, "plugin.require_verdict").fault(standing, cure))
     }
 
     /// Whether the manifest says what the plugin says.

@@ -31,6 +31,7 @@ struct RawPlugin {
     contract: Spanned<String>,
     library: Spanned<String>,
     sha256: Option<Spanned<String>>,
+    require_verdict: Option<Spanned<bool>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -68,6 +69,8 @@ pub struct Manifest {
     pub library: At<String>,
     /// SHA-256 of the library, in hex.
     pub sha256: Option<At<String>>,
+    /// The line that demands a good verdict on the library.
+    pub require_verdict: Option<usize>,
     /// What the library must describe.
     pub capabilities: BTreeMap<String, At<toml::Value>>,
     /// Defaults of the operator.
@@ -111,6 +114,8 @@ impl Manifest {
                         beside the manifest or beside the executable";
             return Err(Place::new(path, library.line, "plugin.library").fault(wrong, cure));
         }
+        let demands = plugin.require_verdict.filter(|demand| *demand.get_ref());
+        let require_verdict = demands.map(|demand| line_of(text, demand.span().start));
         let sha256 = plugin.sha256.map(at);
         if let Some(hash) = &sha256 {
             check_hash(path, hash)?;
@@ -128,6 +133,7 @@ impl Manifest {
             name,
             library,
             sha256,
+            require_verdict,
         })
     }
 

@@ -7,18 +7,23 @@ mod handshake;
 mod library;
 mod manifest;
 mod options;
+mod verdict;
 mod write;
 
 pub use discovery::{Discovery, search_path};
 pub use fault::{Place, line_of, toml_fault};
 pub use handshake::{Described, describe, open_plain};
-pub use library::{digest, hex_digest};
+pub use library::{digest, executable_dir, hex_digest};
 pub use manifest::Manifest;
 pub use options::{from_toml, kind_of, parse_pairs, show};
+pub use verdict::{CaseRow, Standing, Verdict, card_path};
 pub use write::manifest_text;
 
 /// The three kinds, as manifests and directories spell them.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// Where history goes.
     Kv,
