@@ -4,9 +4,11 @@
 //! The binary is the one that `KVERN_BIN` names, else what cargo says it has built.
 
 mod layout;
+mod outside;
 mod scratch;
 
 pub use layout::Layout;
+pub use outside::Outside;
 pub use scratch::Scratch;
 
 use serde_json::Value;
