@@ -81,7 +81,8 @@ macro_rules! cross {
         // receiver (`&mut self`, or a trait that is `Sync`) rules out calls that overlap where the
         // maker does not expect them; views in the arguments outlive the call because they borrow
         // from this frame.
-        crate::wire::receive(unsafe { slot(foreign.handle $(, $argument)*) })
+        let answer = unsafe { slot(foreign.handle $(, $argument)*) };
+        crate::wire::receive(answer).map_err(|error| foreign.maker.sign(error))
     }};
 }
 pub(crate) use cross;

@@ -138,7 +138,7 @@ fn root<M: RootModule>(path: &Path, header: &'static LibHeader) -> Result<M> {
 fn make<T>(make: extern "C" fn() -> AbiResult<T>, maker: Maker, operation: Operation) -> Result<T> {
     crate::count::tick();
     let _step = trail::enter(maker, operation);
-    receive(make())
+    receive(make()).map_err(|error| maker.sign(error))
 }
 
 fn one_line(error: &dyn std::fmt::Display) -> String {

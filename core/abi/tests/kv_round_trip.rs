@@ -6,7 +6,7 @@ mod common;
 #[path = "../../../tests/fixtures/plugins/echo-kv/src/echo.rs"]
 mod echo;
 
-use common::{Notes, library, policy_ask, shape, store_spec};
+use common::{Notes, library, policy_ask, shape, store_spec, unsigned};
 use kvern_abi::{Plugin, open};
 use kvern_contract::*;
 use std::time::Duration;
@@ -180,7 +180,7 @@ fn echo() -> Box<dyn KvStrategy> {
 #[test]
 fn every_kv_call_is_the_same_through_the_border() {
     let direct = script(&mut echo::Echo);
-    let through = script(&mut *echo());
+    let through = unsigned(&script(&mut *echo()), "kv strategy `echo`");
     assert!(direct.len() > 80, "the script ran: {}", direct.len());
     for (at, (direct, through)) in direct.iter().zip(&through).enumerate() {
         assert_eq!(direct, through, "line {at}");
@@ -194,6 +194,8 @@ fn an_error_brings_kind_message_operation_and_context() {
     assert_eq!(error.kind, ErrorKind::OutOfSpace);
     assert_eq!(error.to_string(), "kv/open: thirteen does not fit");
     assert_eq!(error.context[1].1, "\"\n\u{e9}");
+    let sign = ("plugin".to_string(), "kv strategy `echo`".to_string());
+    assert_eq!(error.context.last(), Some(&sign), "and the border says whose it is");
 }
 
 #[test]

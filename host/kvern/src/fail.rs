@@ -42,8 +42,13 @@ pub fn one_line(text: &str) -> String {
 }
 
 impl From<kvern_contract::Error> for Failure {
+    /// An error of a plugin names the plugin.
     fn from(error: kvern_contract::Error) -> Failure {
-        Failure::new(error)
+        let plugin = error.context.iter().find(|(name, _)| name == "plugin");
+        match plugin.filter(|(_, plugin)| !error.message.contains(plugin)) {
+            Some((_, plugin)) => Failure::new(format!("{plugin}: {error}")),
+            None => Failure::new(error),
+        }
     }
 }
 

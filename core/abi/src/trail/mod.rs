@@ -73,11 +73,14 @@ fn table() -> &'static Table {
 /// The file is made, or emptied, and must stay as it is while the process lives. *Errors* Io;
 /// Invalid when there are marks already.
 pub fn keep_in(path: &Path) -> Result<()> {
-    let kept = Table::in_file(path)?;
-    TABLE.set(kept).map_err(|_| {
+    let begun = || {
         let text = "the trail has begun: it is kept in a file from before the first plugin or not";
         Error::new(ErrorKind::Invalid, table::OPERATION, text)
-    })
+    };
+    match TABLE.get() {
+        Some(_) => Err(begun()),
+        None => TABLE.set(Table::in_file(path)?).map_err(|_| begun()),
+    }
 }
 
 /// The calls of this process that have not ended, one a thread at most. A call that begins or ends
@@ -99,22 +102,44 @@ pub struct Maker(u32);
 impl Maker {
     /// Code that leaves no marks: the host's own, and libraries beyond those that are counted.
     pub const NONE: Maker = Maker(u32::MAX);
+
+    /// An error that came from this code, with its name as context `plugin`.
+    #[cold]
+    pub(crate) fn sign(self, mut error: Error) -> Error {
+        let makers = MAKERS.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = makers.get(self.0 as usize) {
+            let plugin = match &known.name {
+                Some(name) => format!("{} `{name}`", known.kind.title()),
+                None => known.kind.title().into(),
+            };
+            error.context.push(("plugin".into(), plugin));
+        }
+        error
+    }
+}
+
+/// A library that was opened.
+struct Known {
+    kind: PluginKind,
+    library: PathBuf,
+    /// Once it has said it.
+    name: Option<String>,
 }
 
 /// What was opened, in the order of the numbers.
-static MAKERS: Mutex<Vec<(PluginKind, PathBuf)>> = Mutex::new(Vec::new());
+static MAKERS: Mutex<Vec<Known>> = Mutex::new(Vec::new());
 
 /// The number of a library; the same library has the same one. A process counts as many as the
 /// table has room for.
 pub(crate) fn maker(kind: PluginKind, library: &Path) -> Maker {
     let mut makers = MAKERS.lock().unwrap_or_else(PoisonError::into_inner);
-    let known = makers.iter().position(|(k, path)| *k == kind && path == library);
+    let known = makers.iter().position(|known| known.kind == kind && known.library == library);
     let index = known.unwrap_or(makers.len());
     if known.is_none() {
         if !table().tell(index, kind, "", library) {
             return Maker::NONE;
         }
-        makers.push((kind, library.into()));
+        makers.push(Known { kind, library: library.into(), name: None });
     }
     Maker(index as u32)
 }
@@ -126,9 +151,10 @@ pub(crate) fn name(maker: Maker, plugin: &Plugin) {
         Plugin::Offload(it) => it.describe().name,
         Plugin::Device(it) => it.describe().name,
     };
-    let makers = MAKERS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((kind, library)) = makers.get(maker.0 as usize) {
-        table().tell(maker.0 as usize, *kind, &name, library);
+    let mut makers = MAKERS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = makers.get_mut(maker.0 as usize) {
+        table().tell(maker.0 as usize, known.kind, &name, &known.library);
+        known.name = Some(name);
     }
 }
 

@@ -9,9 +9,10 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-const PACKAGES: [&str; 9] = [
+const PACKAGES: [&str; 10] = [
     "kvern-fixture-echo-kv",
     "kvern-fixture-echo-device",
+    "kvern-fixture-bad-kv",
     "kvern-fixture-bad-panics",
     "kvern-fixture-bad-stamp",
     "kvern-fixture-bad-missing-symbol",
@@ -54,6 +55,14 @@ fn build() -> HashMap<String, PathBuf> {
         }
     }
     found
+}
+
+/// What was said through the border, without whose errors they were: the border adds that.
+pub fn unsigned(said: &[String], plugin: &str) -> Vec<String> {
+    let sign = format!("(\"plugin\", {plugin:?})");
+    assert!(said.iter().any(|line| line.contains(&sign)), "an error says whose it is");
+    let plain = |line: &String| line.replace(&format!(", {sign}"), "").replace(&sign, "");
+    said.iter().map(plain).collect()
 }
 
 /// A host that answers by rule, keeps the log, and panics when it is asked for `u64::MAX` bytes.

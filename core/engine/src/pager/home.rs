@@ -18,6 +18,19 @@ const ROOT_TRIES: u32 = 16;
 const REOPENINGS: usize = 3;
 /// Offsets of pages in a store that are multiples of this are read without a detour.
 const IO_ALIGN: u32 = 4096;
+
+/// An error that says whose it is, as those that cross the border do.
+trait Of {
+    fn of(self, strategy: &str) -> Error;
+}
+
+impl Of for Error {
+    fn of(mut self, strategy: &str) -> Error {
+        self.context.push(("plugin".into(), format!("kv strategy `{strategy}`")));
+        self
+    }
+}
+
 /// Where a strategy's root is, and how it is opened.
 pub(crate) struct StoreHome {
     /// The strategy's.
@@ -95,18 +108,16 @@ impl StoreHome {
         };
         self.strategy = Some(strategy);
         let store = opened?.store.ok_or_else(|| {
-            let name = &self.name;
-            let text = format!("kv strategy `{name}` says that it has a store and opened none");
-            Error::new(ErrorKind::Invalid, "kv/open", text)
+            let text = "it says that it has a store and opened none";
+            Error::new(ErrorKind::Invalid, "kv/open", text).of(&self.name)
         })?;
         let (storage, events) = (Arc::clone(&self.storage), Arc::clone(&self.events));
         StoreThread::start(store, host, storage, events)
     }
 
     fn silent(&self) -> Error {
-        let (name, deadline) = (&self.name, self.deadline);
-        let text = format!("kv strategy `{name}` did not open its root in {deadline:?}");
-        Error::new(ErrorKind::Timeout, "kv/open", text)
+        let text = format!("it did not open its root in {:?}", self.deadline);
+        Error::new(ErrorKind::Timeout, "kv/open", text).of(&self.name)
     }
 
     /// A root of a name that this process has not used. Another process may sweep it away before it
@@ -133,11 +144,10 @@ impl StoreHome {
     pub(super) fn reopen(&mut self) -> Result<StoreThread> {
         if self.roots.len() > REOPENINGS {
             let text = format!(
-                "kv strategy `{}` lost its store {} times and is not opened again: check its drive",
-                self.name,
+                "its store was lost {} times and is not opened again: check its drive",
                 self.roots.len()
             );
-            return Err(Error::new(ErrorKind::Timeout, "kv/open", text));
+            return Err(Error::new(ErrorKind::Timeout, "kv/open", text).of(&self.name));
         }
         self.open()
     }

@@ -285,7 +285,9 @@ impl Pager {
     }
 
     pub(super) fn events_log(&self, error: &Error) {
-        kvern_storage::HostSink::log(self.events.as_ref(), 2, &format!("kv store: {error}"));
+        let name = self.home.as_ref().map_or("", |home| home.name());
+        let line = format!("kv strategy `{name}`: {error}");
+        kvern_storage::HostSink::log(self.events.as_ref(), 2, &line);
     }
 
     /// What the store has answered for pages given to it.

@@ -16,12 +16,10 @@ impl Pager {
         if let Some(lost) = self.store.take() {
             lost.give_up();
             let what = match silence {
-                Silence::Pending => format!("did not answer in {:?}", self.deadline),
-                Silence::Gone => "has panicked".into(),
+                Silence::Pending => format!("it did not answer in {:?}", self.deadline),
+                Silence::Gone => "it has panicked".into(),
             };
-            let name = self.home.as_ref().map_or("", |home| home.name());
-            let text =
-                format!("kv strategy `{name}` {what}: what its store held is computed again");
+            let text = format!("{what}: what it held is computed again");
             self.events_log(&Error::new(ErrorKind::Timeout, "kv/load", text));
         }
         self.void = self.next_ticket;

@@ -219,9 +219,8 @@ impl Drop for Pager {
         }
         if let Some(store) = self.store.take() {
             let ended = store.finish(self.deadline);
-            if let Some(home) = self.home.as_ref().filter(|_| !ended) {
-                let (name, deadline) = (home.name(), self.deadline);
-                let text = format!("kv strategy `{name}` did not end in {deadline:?}: left behind");
+            if !ended {
+                let text = format!("it did not end in {:?}: left behind", self.deadline);
                 self.events_log(&Error::new(ErrorKind::Timeout, "kv/end", text));
             }
         }

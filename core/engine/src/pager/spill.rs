@@ -26,9 +26,21 @@ impl Pager {
             }
             if self.store.is_none() || !self.make_evictable()? {
                 let why = self.refused.as_ref().map(|e| format!("the store refused: {e}"));
-                let need = why.unwrap_or_else(|| "a step needs one more".into());
+                let need = why.unwrap_or_else(|| self.want());
                 return Err(self.frames.exhausted(&need));
             }
+        }
+    }
+
+    /// What is wanted when all frames are in use, and whom to ask.
+    fn want(&self) -> String {
+        match self.home.as_ref().filter(|_| self.void > 0) {
+            None => "a step needs one more".into(),
+            Some(home) => format!(
+                "a step needs one more, while calls of kv strategy `{}` that did not come back \
+                 hold some",
+                home.name()
+            ),
         }
     }
 
