@@ -14,6 +14,7 @@
 
 mod case;
 pub mod device;
+pub mod double;
 pub mod kv;
 pub mod offload;
 mod trace;
