@@ -58,7 +58,7 @@ pub struct DeviceDescription {
     pub align: u32,
     /// Queues there are, queue 0 included.
     pub queues: u32,
-    /// Encodings of KV pages that it reads and writes.
+    /// Encodings of KV pages that it reads; which of them it writes, `supports` says.
     pub kv: Vec<KvEncoding>,
     /// Encodings of weights that it reads.
     pub weights: Vec<WeightEncoding>,
@@ -133,7 +133,7 @@ pub trait DeviceBackend: Send {
     /// Keep to `spec`'s threads, budget and rows until it is dropped.
     ///
     /// # Errors
-    /// Unsupported, OverBudget.
+    /// Invalid (an option), Unsupported, OverBudget.
     ///
     /// # Cost
     /// Once an instance.

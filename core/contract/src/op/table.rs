@@ -143,7 +143,8 @@ ops! {
         encoding: u32,
     }
     /// Queries against pages. State (m, l, a) is set by `first` (from `sinks`: m = sink, l = 1),
-    /// read otherwise; none where one op is both and nobody reads it. `last` writes a / l to `out`.
+    /// read otherwise; none where one op is both and nobody reads it. `last` writes a / l to `out`,
+    /// 0 where nothing was seen.
     5 Attention {
         /// `[row][head][key_dim]`.
         q: Slice,
@@ -224,7 +225,7 @@ ops! {
         /// As in the attention before.
         causal: bool,
     }
-    /// The `top` experts of each row, ties to the lower id.
+    /// The `top` experts of each row, the largest first, ties to the lower id.
     7 Route {
         /// `[row][expert]`.
         logits: Slice,
