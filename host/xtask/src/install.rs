@@ -18,6 +18,10 @@ const COMPLETIONS: [(&str, &str); 3] = [
     ("fish", "share/fish/vendor_completions.d/kvern.fish"),
 ];
 
+/// What a plugin is built with: its sources go under share/kvern/source, for `kvern plugins new`.
+const SOURCES: [&str; 5] =
+    ["core/contract", "core/abi", "core/record", "core/storage", "tests/testkit"];
+
 /// P of `--prefix P` or `--prefix=P`.
 pub(crate) fn prefix(args: &[OsString]) -> Result<PathBuf, String> {
     let usage = "usage: cargo kvern install --prefix DIRECTORY";
@@ -54,6 +58,7 @@ fn fill(layout: &Layout, new: &Path) -> Result<(), String> {
     for name in files(&manifests)? {
         copy(&manifests.join(&name), &new.join("share/kvern/manifests").join(&name))?;
     }
+    sources(&layout.root, &new.join("share/kvern/source"))?;
     for (shell, place) in COMPLETIONS {
         let script = output(layout, &["completions".as_ref(), shell.as_ref()])?;
         crate::mirror::write(&new.join(place), &script)?;
@@ -62,6 +67,33 @@ fn fill(layout: &Layout, new: &Path) -> Result<(), String> {
     fs::create_dir_all(&man).map_err(|error| format!("{}: {error}", man.display()))?;
     output(layout, &["man".as_ref(), "--output".as_ref(), man.as_os_str()])?;
     Ok(())
+}
+
+/// A workspace of what plugins are built with, without its tests.
+fn sources(root: &Path, to: &Path) -> Result<(), String> {
+    for name in SOURCES {
+        for file in files(&root.join(name).join("src"))? {
+            let file = Path::new(name).join("src").join(file);
+            copy(&root.join(&file), &to.join(&file))?;
+        }
+        let manifest = Path::new(name).join("Cargo.toml");
+        copy(&root.join(&manifest), &to.join(&manifest))?;
+    }
+    copy(&root.join("Cargo.lock"), &to.join("Cargo.lock"))?;
+    let path = root.join("Cargo.toml");
+    let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let text = trimmed(&text).ok_or_else(|| format!("{}: no members", path.display()))?;
+    crate::mirror::write(&to.join("Cargo.toml"), text.as_bytes())
+}
+
+/// The workspace's manifest with the members that are installed, and no others.
+fn trimmed(text: &str) -> Option<String> {
+    let (before, rest) = text.split_once("members = [")?;
+    let (_, after) = rest.split_once(']')?;
+    let (_, after) = after.split_once("default-members = [")?;
+    let (_, after) = after.split_once(']')?;
+    let members: Vec<String> = SOURCES.iter().map(|name| format!("\"{name}\"")).collect();
+    Some(format!("{before}members = [{}]{after}", members.join(", ")))
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), String> {
@@ -149,6 +181,16 @@ mod tests {
         for args in refused {
             assert!(prefix(&words(args)).is_err_and(|line| line.contains("usage")), "{args:?}");
         }
+    }
+
+    #[test]
+    fn the_installed_workspace_has_the_installed_members() {
+        let text =
+            "[workspace]\nmembers = [\n \"core/*\",\n]\ndefault-members = [\"x\"]\n\n[p]\na = 1\n";
+        let text = trimmed(text).expect("it has members");
+        assert!(text.starts_with("[workspace]\nmembers = [\"core/contract\", "), "{text}");
+        assert!(text.ends_with("\"tests/testkit\"]\n\n[p]\na = 1\n"), "{text}");
+        assert_eq!(trimmed("[package]"), None);
     }
 
     #[test]

@@ -62,12 +62,10 @@ fn mutants() -> Vec<Mutant<dyn OffloadPolicy>> {
             describe: |d| d.version = format!("0.{}", counter());
         "OffloadDescription::options" "Defaults, every known name": "a default that it refuses",
             describe: |d| { d.options.insert("unknown".into(), OptionValue::Integer(0)); };
-        "OffloadPolicy::plan" "Invalid (an option)": "unknown options are dropped",
+        "OffloadPolicy::plan" "Invalid (an option)": "defaults in place of what was asked",
             plan: |inner, ask| {
-                let known = inner.describe().options;
-                let mut ask = ask.clone();
-                ask.options.retain(|name, _| known.contains_key(name));
-                inner.plan(&ask)
+                let options = inner.describe().options;
+                inner.plan(&PlanAsk { options, ..ask.clone() })
             };
         "OffloadPolicy::plan" "OverBudget (says what is needed)": "numbers are left out",
             plan: |inner, ask| inner.plan(ask).map_err(|mut e| {

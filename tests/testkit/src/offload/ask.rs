@@ -8,7 +8,7 @@ use kvern_contract::*;
 pub struct Question {
     /// Bytes of each unit, layer by layer; a layer has at least one.
     pub layers: Vec<Vec<u64>>,
-    /// Bytes of the units that belong to no layer: the first is the embedding, the others are swept.
+    /// Bytes of the units that belong to no layer: the first is an embedding, others are swept.
     pub loose: Vec<u64>,
     /// Whether the last unit of each layer is an expert that the router chooses.
     pub routed: bool,

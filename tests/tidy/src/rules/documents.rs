@@ -56,6 +56,32 @@ fn broken_links(tree: &Tree) -> Vec<String> {
     findings
 }
 
+/// Fenced text under `<!-- source: PATH -->` that is not in that file, with the words of a template
+/// filled in as the page fills them in.
+fn stale_excerpts(tree: &Tree) -> Vec<String> {
+    let mut findings = Vec::new();
+    for file in tree.below("docs", ".md") {
+        let lines: Vec<&str> = file.lines().map(|(_, text)| text).collect();
+        for (i, text) in lines.iter().enumerate() {
+            let path = text.strip_prefix("<!-- source: ").and_then(|t| t.strip_suffix(" -->"));
+            let Some(path) = path else { continue };
+            let block = lines[i + 1..].iter().skip(1).take_while(|line| !line.starts_with("```"));
+            let block = block.copied().collect::<Vec<_>>().join("\n");
+            let fenced = lines.get(i + 1).is_some_and(|line| line.starts_with("```"));
+            let source = tree.file(path).map(|source| filled(&source.text));
+            if !fenced || block.is_empty() || !source.is_some_and(|s| s.contains(&block)) {
+                findings.push(file.at(i + 1, &format!("this does not stand in {path}")));
+            }
+        }
+    }
+    findings
+}
+
+/// A template's text as pages show it.
+fn filled(text: &str) -> String {
+    text.replace("__NAME__", "my-idea")
+}
+
 /// Names of tests in code spans: at least three words with `_` between, and nothing else.
 fn test_names(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2).filter(|name| {
@@ -112,4 +138,18 @@ fn every_link_leads_somewhere() {
     ]);
     finds(broken_links(&tree), &["README.md:3", "docs/a.md:2", "docs/a.md:4"]);
     holds(broken_links(&Tree::checkout()));
+}
+
+#[test]
+fn code_in_a_document_is_the_code_that_is_built() {
+    let page = |block: &str| format!("# A\n<!-- source: a/lib.rs -->\n```rust\n{block}\n```\n");
+    let tree = |page: &str| {
+        Tree::of(&[("a/lib.rs", "fn a() {}\nlet b = \"__NAME__\";\n"), ("docs/A.md", page)])
+    };
+    holds(stale_excerpts(&tree(&page("let b = \"my-idea\";"))));
+    finds(stale_excerpts(&tree(&page("let c = 1;"))), &["docs/A.md:2"]);
+    finds(stale_excerpts(&tree(&page(""))), &["docs/A.md:2"]);
+    finds(stale_excerpts(&tree(&page("x").replace("a/lib", "b/lib"))), &["docs/A.md:2"]);
+    finds(stale_excerpts(&tree("# A\n<!-- source: a/lib.rs -->\nfn a() {}\n")), &["docs/A.md:2"]);
+    holds(stale_excerpts(&Tree::checkout()));
 }

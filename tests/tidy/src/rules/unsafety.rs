@@ -4,8 +4,13 @@ use crate::rust::has_word;
 use crate::tree::{Tree, finds, holds};
 
 /// The crates that may write it.
-const HOMES: [&str; 4] =
-    ["core/abi/", "core/storage/", "plugins/device/", "tests/fixtures/plugins/"];
+const HOMES: [&str; 5] = [
+    "core/abi/",
+    "core/storage/",
+    "host/kvern/templates/device/",
+    "plugins/device/",
+    "tests/fixtures/plugins/",
+];
 
 /// How far above an unsafe block or impl its reason may begin.
 const REACH: usize = 12;
