@@ -60,7 +60,8 @@ pub(crate) fn place(
     if room.host_layers == Some(0) {
         if !described.options.contains_key(HOST_LAYERS_NONE) {
             let text = format!(
-                "policy {} has no option {HOST_LAYERS_NONE}: it cannot keep no layer at all",
+                "offload policy `{}` has no option {HOST_LAYERS_NONE}: it cannot keep no layer at \
+                 all",
                 described.name
             );
             return Err(Error::new(ErrorKind::Unsupported, "offload/plan", text));
@@ -97,20 +98,23 @@ fn check(
     host_bytes: Option<u64>,
 ) -> Result<Vec<bool>> {
     let bad = |kind, text: String| {
-        Err(Error::new(kind, "offload/plan", format!("policy {policy} {text}")))
+        Err(Error::new(kind, "offload/plan", format!("offload policy `{policy}` {text}")))
     };
     let mut tiers: Vec<Option<Tier>> = vec![None; units.len()];
     let mut held = 0_u64;
     for placed in &answer.units {
         let Some(tier) = tiers.get_mut(placed.unit.0 as usize) else {
-            return bad(ErrorKind::Invalid, format!("placed unit {}, unknown", placed.unit.0));
+            let (unit, most) = (placed.unit.0, units.len() - 1);
+            return bad(ErrorKind::Invalid, format!("placed unit {unit}; there are 0 to {most}"));
         };
         if tier.replace(placed.tier).is_some() {
-            return bad(ErrorKind::Invalid, format!("placed unit {} twice", placed.unit.0));
+            let unit = describe(&units[placed.unit.0 as usize]);
+            return bad(ErrorKind::Invalid, format!("placed {unit} twice"));
         }
         match placed.tier {
             Tier::Device => {
-                let text = format!("placed unit {} on a device without memory", placed.unit.0);
+                let unit = describe(&units[placed.unit.0 as usize]);
+                let text = format!("placed {unit} on the device, which has no memory of its own");
                 return bad(ErrorKind::Invalid, text);
             }
             Tier::Host => held = held.saturating_add(units[placed.unit.0 as usize].bytes),
@@ -118,14 +122,14 @@ fn check(
         }
         if let Some(most) = host_bytes.filter(|most| held > *most) {
             let text = format!(
-                "keeps {held} bytes with unit {}, more than the {most} that the budget has",
+                "keeps {held} bytes up to {}, more than the {most} that the budget has",
                 describe(&units[placed.unit.0 as usize])
             );
             return bad(ErrorKind::OverBudget, text);
         }
     }
     match tiers.iter().position(Option::is_none) {
-        Some(missed) => bad(ErrorKind::Invalid, format!("left out unit {missed}")),
+        Some(missed) => bad(ErrorKind::Invalid, format!("left out {}", describe(&units[missed]))),
         None => Ok(tiers.iter().map(|t| *t == Some(Tier::Host)).collect()),
     }
 }

@@ -103,16 +103,12 @@ impl Maker {
     /// Code that leaves no marks: the host's own, and libraries beyond those that are counted.
     pub const NONE: Maker = Maker(u32::MAX);
 
-    /// An error that came from this code, with its name as context `plugin`.
+    /// An error that came from this code, with its name, once it has one, as context `plugin`.
     #[cold]
     pub(crate) fn sign(self, mut error: Error) -> Error {
         let makers = MAKERS.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = makers.get(self.0 as usize) {
-            let plugin = match &known.name {
-                Some(name) => format!("{} `{name}`", known.kind.title()),
-                None => known.kind.title().into(),
-            };
-            error.context.push(("plugin".into(), plugin));
+        if let Some(Known { kind, name: Some(name), .. }) = makers.get(self.0 as usize) {
+            error.context.push(("plugin".into(), format!("{} `{name}`", kind.title())));
         }
         error
     }

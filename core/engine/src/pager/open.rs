@@ -177,7 +177,20 @@ fn inexact(policy: &KvPolicy, hot: KvEncoding) -> String {
     match (policy.window, policy.keep_rows) {
         (Some(w), _) => format!("keeps a window of {} and {} tokens", w.first, w.recent),
         (None, Some(rows)) => format!("keeps {rows} rows of each head"),
-        (None, None) => format!("keeps cold pages in {:?}, hot ones in {hot:?}", policy.cold),
+        (None, None) => {
+            format!("keeps cold pages in {}, hot ones in {}", word(policy.cold), word(hot))
+        }
+    }
+}
+
+/// An encoding in a word.
+fn word(encoding: KvEncoding) -> &'static str {
+    match encoding {
+        KvEncoding::F32 => "f32",
+        KvEncoding::F16 => "f16",
+        KvEncoding::Bf16 => "bf16",
+        KvEncoding::Int8 { .. } => "int8",
+        KvEncoding::Codec => "a codec of its own",
     }
 }
 
