@@ -47,6 +47,11 @@ impl Outside {
     pub fn build(&self) -> PathBuf {
         let ended = self.cargo(["build", "--release", "--quiet"]);
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        self.library()
+    }
+
+    /// A copy of what was built, in the scratch directory.
+    pub fn library(&self) -> PathBuf {
         let copy = self.scratch.path().join(&self.library);
         std::fs::copy(target().join("release").join(&self.library), &copy).expect("it is built");
         copy
