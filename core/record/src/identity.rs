@@ -2,14 +2,13 @@
 //! opened.
 
 use crate::fields::{Fields, put_bytes, put_u32};
-use crate::frame::{HEADER_BYTES, read_record, write_record};
-use kvern_contract::{Error, ErrorKind, FileRead, HostRef, Open, Result};
-use std::time::Duration;
+use crate::publish::{publish, published};
+use kvern_contract::{Error, ErrorKind, HostRef, Result};
 
 /// The file.
 const NAME: &str = "identity";
 /// An identity is a handful of short parts; a longer file is damage.
-const IDENTITY_BYTES_MAX: u64 = 1 << 20;
+const IDENTITY_BYTES_MAX: usize = 1 << 20;
 
 /// Makes the root that of `parts`, or finds that it is. Publishes `identity` if the root is empty
 /// and `read_only` is off; answers whether it did. The caller opens its own files afterwards.
@@ -17,9 +16,8 @@ const IDENTITY_BYTES_MAX: u64 = 1 << 20;
 /// be read, or the root has files and no identity; NotFound: an empty root, opened read-only; Io,
 /// OutOfSpace.
 pub fn claim_identity(host: &HostRef, parts: &[(String, String)], read_only: bool) -> Result<bool> {
-    let files = host.list()?;
-    let Some((_, bytes)) = files.iter().find(|(name, _)| name == NAME) else {
-        if let Some((name, _)) = files.iter().find(|(_, bytes)| *bytes > 0) {
+    let Some(payload) = published(host, NAME, IDENTITY_BYTES_MAX)? else {
+        if let Some((name, _)) = host.list()?.iter().find(|(_, bytes)| *bytes > 0) {
             let text = format!(
                 "the root holds {name} and no {NAME}: it is damaged or not ours; remove it or \
                  choose another"
@@ -30,10 +28,10 @@ pub fn claim_identity(host: &HostRef, parts: &[(String, String)], read_only: boo
             let text = "the root is empty and opened read-only; open it to write first";
             return Err(Error::new(ErrorKind::NotFound, "kv/open", text));
         }
-        host.publish(NAME, &write_record(0, &encode(parts)?)?)?;
+        publish(host, &[], NAME, &encode(parts)?)?;
         return Ok(true);
     };
-    let stored = read(host, *bytes)?;
+    let stored = decode(&payload)?;
     match difference(&stored, parts) {
         None => Ok(false),
         Some((part, theirs, ours)) => {
@@ -60,22 +58,8 @@ fn encode(parts: &[(String, String)]) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-fn read(host: &HostRef, bytes: u64) -> Result<Vec<(String, String)>> {
-    let damaged = || {
-        let text = format!("{NAME} cannot be read: it is damaged; remove the root");
-        Error::new(ErrorKind::Damaged, "kv/open", text)
-    };
-    if !(HEADER_BYTES as u64..=IDENTITY_BYTES_MAX).contains(&bytes) {
-        return Err(damaged());
-    }
-    let file = host.open(NAME, Open::Read)?;
-    let mut record = vec![0; bytes as usize];
-    let mut reads = [FileRead { file, offset: 0, into: &mut record, done: Ok(()) }];
-    let answer = host.read_batch(&mut reads, Duration::MAX);
-    let [FileRead { done, .. }] = reads;
-    host.close(file);
-    answer.and(done)?;
-    let mut fields = Fields::new(read_record(0, &record).ok_or_else(damaged)?);
+fn decode(payload: &[u8]) -> Result<Vec<(String, String)>> {
+    let mut fields = Fields::new(payload);
     let mut parts = Vec::new();
     for _ in 0..fields.u32()? {
         let name = String::from_utf8_lossy(fields.bytes()?).into_owned();

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 
 /// Answers kept from one `find` to the next, where a batch is not longer; one is some ten bytes.
 /// An older one is gone, and its caller starts fresh.
-pub(crate) const ANSWERS_MAX: usize = 1024;
+pub const ANSWERS_MAX: usize = 1024;
 
 /// What a `FoundId` stands for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
     /// A session that the engine has open.
     Live(SessionId),
-    /// A durable session, by the store's own number.
+    /// A durable session, by the table's own number.
     Stored(u64),
 }
 

@@ -31,24 +31,18 @@ impl Layers {
     }
 }
 
-/// A stored page or state: its place in `chunks`, the start of the chunk that it came with, and its
-/// tag.
+/// A stored page or state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Piece {
-    pub(crate) offset: u64,
-    pub(crate) chunk: u64,
-    pub(crate) tag: PageTag,
-}
-impl Piece {
-    /// Where its bytes end.
-    pub(crate) fn end(&self) -> u64 {
-        self.offset.saturating_add(u64::from(self.tag.bytes))
-    }
+pub struct Entry<P> {
+    /// Where its bytes lie.
+    pub place: P,
+    /// What the host will check.
+    pub tag: PageTag,
 }
 /// A layer, and which part of it.
 pub(crate) type Spot = (u32, Part);
 
-/// The position behind the last token that a piece speaks of.
+/// The position behind the last token that an entry speaks of.
 pub(crate) fn end_of(part: Part, tag: &PageTag) -> u64 {
     match part {
         Part::Page(page) => u64::from(page) * PAGE + u64::from(tag.tokens),
@@ -56,36 +50,42 @@ pub(crate) fn end_of(part: Part, tag: &PageTag) -> u64 {
     }
 }
 
-/// Tokens and pieces. Pieces may run ahead of the tokens, and tokens of the pieces.
-#[derive(Clone, Default, Debug)]
-pub(crate) struct History {
+/// Tokens and entries. Entries may run ahead of the tokens, and tokens of the entries.
+#[derive(Clone, Debug)]
+pub(crate) struct History<P> {
     pub(crate) keys: Vec<TokenKey>,
-    pub(crate) pieces: BTreeMap<Spot, Piece>,
+    pub(crate) entries: BTreeMap<Spot, Entry<P>>,
     pub(crate) note: Vec<u8>,
 }
-impl History {
+impl<P> Default for History<P> {
+    fn default() -> Self {
+        History { keys: Vec::new(), entries: BTreeMap::new(), note: Vec::new() }
+    }
+}
+impl<P: Copy> History<P> {
     /// Committed tokens.
     pub(crate) fn tokens(&self) -> u64 {
         self.keys.len() as u64
     }
 
-    /// Forgets tokens from `to` on and pieces that end past it.
+    /// Forgets tokens from `to` on and entries that end past it.
     pub(crate) fn cut(&mut self, to: u64) {
         self.keys.truncate(usize::try_from(to).unwrap_or(usize::MAX));
-        self.pieces.retain(|&(_, part), piece| end_of(part, &piece.tag) <= to);
+        self.entries.retain(|&(_, part), entry| end_of(part, &entry.tag) <= to);
     }
 
     /// A copy of what lies before `at`: whole pages, and with `partial` the page that ends there
     /// unfilled.
-    pub(crate) fn before(&self, at: u64, partial: bool) -> History {
-        let keep = |&(&(_, part), piece): &(&Spot, &Piece)| {
-            let whole = matches!(part, Part::State { .. }) || piece.tag.tokens == PAGE_TOKENS;
-            end_of(part, &piece.tag) <= at && (whole || partial)
+    pub(crate) fn before(&self, at: u64, partial: bool) -> History<P> {
+        let keep = |&(&(_, part), entry): &(&Spot, &Entry<P>)| {
+            let whole = matches!(part, Part::State { .. }) || entry.tag.tokens == PAGE_TOKENS;
+            end_of(part, &entry.tag) <= at && (whole || partial)
         };
         let keys =
             self.keys[..self.keys.len().min(usize::try_from(at).unwrap_or(usize::MAX))].to_vec();
-        let pieces = self.pieces.iter().filter(keep).map(|(&spot, &piece)| (spot, piece)).collect();
-        History { keys, pieces, note: self.note.clone() }
+        let entries =
+            self.entries.iter().filter(keep).map(|(&spot, &entry)| (spot, entry)).collect();
+        History { keys, entries, note: self.note.clone() }
     }
 
     /// Tokens at the start of a prompt that are this history's too.
@@ -102,8 +102,8 @@ impl History {
         let tokens = self.tokens();
         let filled = |layer: u32, page: u64, rows: u64| {
             let spot = u32::try_from(page).ok().map(|page| (layer, Part::Page(page)));
-            let piece = spot.and_then(|spot| self.pieces.get(&spot));
-            piece.is_some_and(|piece| u64::from(piece.tag.tokens) == rows)
+            let entry = spot.and_then(|spot| self.entries.get(&spot));
+            entry.is_some_and(|entry| u64::from(entry.tag.tokens) == rows)
         };
         let whole = |&layer: &u32| {
             (0..common / PAGE).take_while(|&page| filled(layer, page, PAGE)).count() as u64
@@ -129,12 +129,12 @@ impl History {
     pub(crate) fn last_state(&self, layers: &Layers, fits: impl Fn(u64) -> bool) -> u64 {
         let Some((&first, others)) = layers.recurrent.split_first() else { return 0 };
         let range = (first, Part::State { at: 0 })..=(first, Part::State { at: u64::MAX });
-        let states = self.pieces.range(range).rev().filter_map(|(&(_, part), _)| match part {
+        let states = self.entries.range(range).rev().filter_map(|(&(_, part), _)| match part {
             Part::State { at } => Some(at),
             Part::Page(_) => None,
         });
         let everywhere = |&at: &u64| {
-            let has = |&layer: &u32| self.pieces.contains_key(&(layer, Part::State { at }));
+            let has = |&layer: &u32| self.entries.contains_key(&(layer, Part::State { at }));
             fits(at) && others.iter().all(has)
         };
         states.into_iter().find(everywhere).unwrap_or(0)
@@ -142,10 +142,10 @@ impl History {
 
     /// Bytes to load the first `tokens` tokens.
     pub(crate) fn load_bytes(&self, tokens: u64) -> u64 {
-        let needed = |&(&(_, part), piece): &(&Spot, &Piece)| match part {
-            Part::Page(_) => end_of(part, &piece.tag) <= tokens,
+        let needed = |&(&(_, part), entry): &(&Spot, &Entry<P>)| match part {
+            Part::Page(_) => end_of(part, &entry.tag) <= tokens,
             Part::State { at } => at == tokens,
         };
-        self.pieces.iter().filter(needed).map(|(_, piece)| u64::from(piece.tag.bytes)).sum()
+        self.entries.iter().filter(needed).map(|(_, entry)| u64::from(entry.tag.bytes)).sum()
     }
 }

@@ -10,11 +10,7 @@
 //! takes what its living sessions took at once. What was flushed keeps its place, also after its
 //! session is gone, and the manifest only grows: the quota says when a fresh root is due.
 
-mod found;
-mod history;
-mod index;
 mod policy;
-mod record;
 mod report;
 mod store;
 

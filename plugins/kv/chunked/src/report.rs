@@ -1,24 +1,22 @@
 //! What the store has, counted: pages that several sessions share are counted once.
 
-use crate::history::{History, Piece};
+use crate::store::Spot;
 use kvern_contract::*;
+use kvern_record::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Sums over these histories, in a `chunks` file of `file_bytes` bytes. Dead is what no history
+/// Sums over these entries, in a `chunks` file of `file_bytes` bytes. Dead is what none of them
 /// names, padding included.
 pub(crate) fn report<'a>(
-    histories: impl Iterator<Item = &'a History>,
+    entries: impl Iterator<Item = (LayerIndex, &'a Entry<Spot>)>,
     file_bytes: u64,
 ) -> KvReport {
-    let mut pieces: BTreeMap<u64, (u32, Piece)> = BTreeMap::new();
-    for history in histories {
-        let placed = history.pieces.iter();
-        pieces.extend(placed.map(|(&(layer, _), &piece)| (piece.offset, (layer, piece))));
-    }
-    let layers: BTreeSet<u32> = pieces.values().map(|(layer, _)| *layer).collect();
-    let chunks: BTreeSet<u64> = pieces.values().map(|(_, piece)| piece.chunk).collect();
+    let placed = entries.map(|(layer, entry)| (entry.place.offset, (layer, entry)));
+    let pages: BTreeMap<u64, _> = placed.collect();
+    let layers: BTreeSet<_> = pages.values().map(|(layer, _)| *layer).collect();
+    let chunks: BTreeSet<u64> = pages.values().map(|(_, entry)| entry.place.chunk).collect();
     let sum = |of: fn(&PageTag) -> u32| -> u64 {
-        pieces.values().map(|(_, piece)| u64::from(of(&piece.tag))).sum()
+        pages.values().map(|(_, entry)| u64::from(of(&entry.tag))).sum()
     };
     let live_bytes = sum(|tag| tag.bytes);
     KvReport {

@@ -1,12 +1,10 @@
 //! What the store takes: bytes of files, places in them, and answers in memory.
 
-use super::drive::*;
-use crate::found::ANSWERS_MAX;
-use crate::history::Piece;
-use crate::record::Record;
+use super::kit::drive::*;
+use super::{open, open_as, spec};
+use crate::store::Spot;
 use kvern_contract::*;
-use kvern_record::Journal;
-use kvern_storage::Storage;
+use kvern_record::{Entry, PageTable};
 use kvern_storage::double::{FaultPlan, Faults, MemoryStorage};
 use std::path::Path;
 use std::time::Duration;
@@ -15,12 +13,6 @@ const A: SessionId = SessionId(1);
 const B: SessionId = SessionId(2);
 const C: SessionId = SessionId(3);
 
-/// A session with all its pages stored and committed.
-fn filled(store: &mut dyn KvStore, session: SessionId, keys: &[TokenKey]) {
-    store.begin(session, Origin::Fresh).unwrap();
-    super::drive::store(store, &sealed(session, keys, 0..keys.len().div_ceil(PAGE))).unwrap();
-    commit(store, session, keys, 0).unwrap();
-}
 fn length(storage: &MemoryStorage, name: &str) -> u64 {
     storage.contents(&Path::new("/root").join(name)).unwrap().len() as u64
 }
@@ -43,7 +35,7 @@ fn sessions_that_end_unflushed_and_rewinds_leave_their_space_to_the_next() {
         for _ in 0..3 {
             store.rewind(SessionId(round), 64).unwrap();
             let pages = sealed(SessionId(round), &keys, 1..5);
-            super::drive::store(&mut *store, &pages).unwrap();
+            super::kit::drive::store(&mut *store, &pages).unwrap();
             commit(&mut *store, SessionId(round), &keys, 64).unwrap();
         }
         assert!(all_right(&mut *store, &*storage, SessionId(round), &keys));
@@ -113,46 +105,34 @@ fn the_quota_counts_every_byte_under_the_root() {
 }
 
 #[test]
-fn old_answers_of_find_are_gone_and_the_latest_are_not() {
-    let mut store = open(MemoryStorage::new()).unwrap();
-    let keys = tokens(1, 64);
-    filled(&mut *store, A, &keys);
-    let ids: Vec<_> = (0..=ANSWERS_MAX).map(|_| find(&mut *store, &keys).unwrap().id).collect();
-    let gone = store.begin(B, Origin::Stored { found: ids[0], at: 64 });
-    assert_eq!(gone.unwrap_err().kind, ErrorKind::NotFound);
-    store.begin(B, Origin::Stored { found: ids[1], at: 64 }).unwrap();
-    let chains = chains(&keys);
-    let batch: Vec<_> =
-        (0..2 * ANSWERS_MAX).map(|_| Prefix { keys: &keys, chains: &chains }).collect();
-    let first = store.find(&batch).unwrap()[0].id;
-    store.begin(C, Origin::Stored { found: first, at: 64 }).unwrap();
-}
-
-#[test]
 fn a_record_that_names_what_no_file_could_hold_is_damage() {
-    let tag = PageTag { bytes: 1280, tokens: PAGE_TOKENS, ..PageTag::default() };
-    let session = |number, offset| Record::Session {
-        number,
-        base: 0,
-        keys: tokens(1, 64),
-        pieces: vec![((0, Part::Page(0)), Piece { offset, chunk: 0, tag })],
-        note: Vec::new(),
-    };
-    let opened = |record: Record| {
+    let keys = tokens(1, 64);
+    let opened = |offset| {
         let storage = MemoryStorage::new();
         drop(open(storage.clone()).unwrap());
-        let host = host(storage.clone() as std::sync::Arc<dyn Storage>);
-        let mut manifest = Journal::open(&host, "manifest", false, |_| Ok(())).unwrap();
-        manifest.append(&record.encode().unwrap()).unwrap();
-        drop(manifest);
+        let host = host(storage.clone());
+        let mut table: PageTable<Spot> =
+            PageTable::open(&host, "manifest", &shape(), false, |_| Ok(())).unwrap();
+        table.begin(A, Origin::Fresh).unwrap();
+        let page = Sealed::new(A, 0, 0, &keys);
+        let place = Spot { offset, chunk: 0 };
+        table.insert(page.key, Entry { place, tag: page.tag }).unwrap();
+        table
+            .commit(&[Commit {
+                session: A,
+                tokens: 64,
+                keys: &keys,
+                chains: &chains(&keys),
+                chain: chain(&keys),
+                note: &[],
+            }])
+            .unwrap();
+        table.flush(A, &[], |_| Ok(())).unwrap();
+        drop(table);
         open(storage).map(|mut store| filled(&mut *store, A, &tokens(2, 64)))
     };
-    for number in [u64::MAX, u64::MAX - 1] {
-        assert_eq!(opened(session(number, 0)).unwrap_err().kind, ErrorKind::Damaged);
-        assert_eq!(opened(Record::Dropped { number }).unwrap_err().kind, ErrorKind::Damaged);
-    }
     for offset in [u64::MAX, u64::MAX - 1280, i64::MAX as u64] {
-        assert_eq!(opened(session(1, offset)).unwrap_err().kind, ErrorKind::Damaged);
+        assert_eq!(opened(offset).unwrap_err().kind, ErrorKind::Damaged);
     }
-    opened(session(1, 1 << 20)).unwrap();
+    opened(1 << 20).unwrap();
 }

@@ -1,8 +1,8 @@
-//! Random traces against a naive model, and the power cut at every event of them.
+//! Traces of a store beside a naive model, which says what a power cut may take.
 
+use super::cut::After;
 use super::drive::*;
 use kvern_contract::*;
-use kvern_storage::Storage;
 use kvern_storage::double::{MemoryStorage, Random};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,6 +33,18 @@ impl Known {
     }
 }
 
+/// What a trace does next: which operation, and the seed of its choices. Any part of a trace is a
+/// trace: an operation that finds no session does nothing.
+pub type Step = (u8, u64);
+
+/// The steps of a seed.
+pub fn steps(seed: u64, count: usize) -> Vec<Step> {
+    let mut random = Random::new(seed);
+    (0..count).map(|_| (random.below(KINDS) as u8, random.bits())).collect()
+}
+/// Operations, each as often as it has numbers.
+pub const KINDS: u64 = 20;
+
 #[derive(Clone, Default)]
 struct Session {
     now: Known,
@@ -49,7 +61,8 @@ enum Doubt {
 }
 
 /// The engine's side of a trace, with the model beside the store.
-struct Trace {
+pub struct Trace {
+    open: Opener,
     storage: Arc<MemoryStorage>,
     store: Box<dyn KvStore>,
     random: Random,
@@ -60,11 +73,11 @@ struct Trace {
     doubt: Doubt,
 }
 impl Trace {
-    fn start(storage: Arc<MemoryStorage>, seed: u64) -> Result<Self> {
-        let store = open(storage.clone())?;
-        let random = Random::new(seed);
-        let (live, kept, prompts) = (BTreeMap::new(), Vec::new(), vec![tokens(seed, 150)]);
-        Ok(Trace { storage, store, random, live, kept, prompts, next: 1, doubt: Doubt::None })
+    /// Opens the store on a drive that nobody wrote to.
+    pub fn start(open: Opener, storage: Arc<MemoryStorage>) -> Result<Self> {
+        let (store, random) = (open(storage.clone())?, Random::new(0));
+        let (live, kept, prompts) = (BTreeMap::new(), Vec::new(), vec![tokens(0, 150)]);
+        Ok(Trace { open, storage, store, random, live, kept, prompts, next: 1, doubt: Doubt::None })
     }
     fn pick(&mut self) -> Option<SessionId> {
         let ids: Vec<_> = self.live.keys().copied().collect();
@@ -239,12 +252,15 @@ impl Trace {
         let live = std::mem::take(&mut self.live);
         self.kept.extend(live.into_values().filter_map(|session| session.durable));
         self.next = 1;
-        self.store = open(self.storage.clone())?;
+        self.store = (self.open)(self.storage.clone())?;
         Ok(())
     }
-    fn run(&mut self, operations: usize) -> Result<()> {
-        for _ in 0..operations {
-            match self.random.below(20) {
+    /// Takes the steps, each checked against the model. *Errors* the first that the store gives:
+    /// the power went, or it is the store's own.
+    pub fn run(&mut self, steps: &[Step]) -> Result<()> {
+        for &(kind, seed) in steps {
+            self.random = Random::new(seed);
+            match kind {
                 0..=2 => self.begin()?,
                 3 => self.fork()?,
                 4..=10 => self.step()?,
@@ -263,116 +279,26 @@ impl Trace {
         }
         Ok(())
     }
+
+    /// What was flushed: starts of prompts that must be found, and how many tokens of each.
+    pub fn survivors(&self, after: &mut After) {
+        for prompt in &self.prompts {
+            after.find(prompt);
+        }
+        let mut doubted: &[TokenKey] = &[];
+        if let Doubt::Flush { old: Some(old), new } = &self.doubt {
+            let old_gives = old.gives(&old.keys);
+            let whole = after.find(&new.keys) >= new.gives(&new.keys);
+            let lost = old_gives.saturating_sub(after.find(&old.keys));
+            after.tally.lost_tokens += if whole { 0 } else { lost };
+            doubted = &old.keys;
+        }
+        let live = self.live.values().filter_map(|session| session.durable.as_ref());
+        for known in live.chain(&self.kept).filter(|known| known.keys != doubted) {
+            after.flushed(&known.keys, known.gives(&known.keys));
+        }
+    }
 }
 fn spot(page: &Sealed) -> (u32, usize) {
     (page.tag.layer, page.tag.first as usize / PAGE)
-}
-
-#[test]
-fn random_traces_answer_as_the_naive_model() {
-    for seed in 0..300 {
-        let mut trace = Trace::start(MemoryStorage::new(), seed).unwrap();
-        trace.run(60).unwrap();
-    }
-}
-
-/// Looks up a prompt, and checks every page of what is found; how many tokens were.
-fn verified(
-    store: &mut dyn KvStore,
-    storage: &dyn Storage,
-    id: SessionId,
-    prompt: &[TokenKey],
-) -> usize {
-    let found = find(store, prompt).unwrap();
-    if found.tokens > 0 {
-        store.begin(id, Origin::Stored { found: found.id, at: found.tokens }).unwrap();
-        let right = all_right(store, storage, id, &prompt[..found.tokens as usize]);
-        assert!(right, "a promised page is missing or wrong");
-        store.end(id, false).unwrap();
-    }
-    found.tokens as usize
-}
-
-/// Everything flushed is there, and all that is found is right.
-fn survivors(trace: &Trace, store: &mut dyn KvStore, extra: Option<&[TokenKey]>) {
-    let mut id = 1000;
-    let mut found = |prompt: &[TokenKey]| {
-        id += 1;
-        verified(store, &*trace.storage, SessionId(id), prompt)
-    };
-    for prompt in &trace.prompts {
-        found(prompt);
-    }
-    let doubted: Vec<&TokenKey> = match &trace.doubt {
-        Doubt::Flush { old: Some(old), new } => {
-            let there = found(&old.keys) >= old.gives(&old.keys)
-                || found(&new.keys) >= new.gives(&new.keys);
-            assert!(there, "neither the old state nor the new one is whole");
-            old.keys.iter().collect()
-        }
-        _ => Vec::new(),
-    };
-    let live = trace.live.values().filter_map(|session| session.durable.as_ref());
-    for known in live.chain(&trace.kept) {
-        if doubted.iter().copied().eq(known.keys.iter()) {
-            continue;
-        }
-        assert!(found(&known.keys) >= known.gives(&known.keys), "a flushed state is lost");
-    }
-    if let Some(extra) = extra {
-        assert_eq!(found(extra), extra.len(), "what was flushed after the recovery is lost");
-    }
-}
-
-/// Runs a trace until the power goes at an event, recovers, goes on, and cuts again. Whether it
-/// went.
-fn cut_at(seed: u64, event: u64) -> bool {
-    let storage = MemoryStorage::new();
-    storage.fail_at(event);
-    let mut trace = match Trace::start(storage.clone(), seed) {
-        Ok(mut trace) => {
-            let ended = trace.run(50);
-            if !storage.is_off() {
-                ended.unwrap();
-                return false;
-            }
-            Some(trace)
-        }
-        Err(_) => None,
-    };
-    storage.cut(seed << 20 | event);
-    let mut store = open(storage.clone()).unwrap();
-    let Some(trace) = &mut trace else { return true };
-    survivors(trace, &mut *store, None);
-
-    // The recovered root goes on: a session is flushed, another stores and is not.
-    let extra = tokens(!seed, 100 + (event % 80) as usize);
-    for (id, keys) in [(1, extra.clone()), (2, tokens(!event, 130))] {
-        let id = SessionId(id);
-        store.begin(id, Origin::Fresh).unwrap();
-        let pages = sealed(id, &keys, 0..keys.len().div_ceil(PAGE));
-        super::drive::store(&mut *store, &pages).unwrap();
-        commit(&mut *store, id, &keys, 0).unwrap();
-        if id.0 == 1 {
-            store.flush(id).unwrap();
-        }
-    }
-    drop(store);
-    storage.cut(event << 20 | seed);
-    survivors(trace, &mut *open(storage).unwrap(), Some(&extra));
-    true
-}
-
-#[test]
-fn a_power_cut_at_every_event_loses_nothing_flushed_and_finds_nothing_wrong() {
-    let mut cuts = 0;
-    for seed in 0..30 {
-        for event in 0.. {
-            if !cut_at(seed, event) {
-                break;
-            }
-            cuts += 1;
-        }
-    }
-    assert!(cuts >= 500, "{cuts} cuts");
 }
