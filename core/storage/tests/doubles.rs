@@ -166,3 +166,24 @@ fn latency_past_the_deadline_is_a_timeout() {
     assert_eq!(bytes, [0x11; 4]);
     assert_eq!(get(&*faults, file, 4).unwrap(), b"abcd");
 }
+
+#[test]
+fn a_misdirected_write_lands_elsewhere_in_its_file_and_says_nothing() {
+    let memory = MemoryStorage::new();
+    let faults = Faults::new(memory.clone(), FaultPlan::default());
+    let path = Path::new("/r/f");
+    let file = faults.open(path, OpenHow::Write).unwrap();
+    let mut places = BTreeSet::new();
+    for seed in 0..40 {
+        faults.set(FaultPlan { seed, misdirect_one_in: 2, ..FaultPlan::default() });
+        memory.tamper(path, |bytes| *bytes = vec![0; 1 << 14]);
+        put(&*faults, file, 4096, &[7; 512]);
+        let left = memory.contents(path).unwrap();
+        assert_eq!(left.iter().filter(|b| **b == 7).count(), 512, "it lands whole, once");
+        let at = left.iter().position(|b| *b == 7).unwrap();
+        assert_eq!(at % 512, 0);
+        places.insert(at);
+    }
+    assert!(places.contains(&4096) && places.len() > 4, "{places:?}");
+    assert!(places.first() < Some(&4096) && places.last() > Some(&4096), "{places:?}");
+}

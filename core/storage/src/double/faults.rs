@@ -26,6 +26,9 @@ pub struct FaultPlan {
     pub writes_before_eio: Option<u64>,
     /// Files synced before every other sync fails with Io; what was written before stays unsynced.
     pub syncs_before_eio: Option<u64>,
+    /// One write in so many lands elsewhere in its file, some sectors before or behind where it
+    /// should, and says nothing; 0: none.
+    pub misdirect_one_in: u64,
     /// Bytes written before the drive is full.
     pub space_bytes: Option<u64>,
     /// Reads wait until [`Faults::release`], or their deadline.
@@ -121,6 +124,19 @@ impl Faults {
         }
         Ok(())
     }
+    /// Where a write lands that should land at `offset`.
+    fn aim(&self, offset: u64) -> u64 {
+        let mut state = lock(&self.state);
+        let one_in = state.plan.misdirect_one_in;
+        if !state.random.one_in(one_in) {
+            return offset;
+        }
+        let sectors = (1 + state.random.below(8)) * 512;
+        match state.random.one_in(2) && offset >= sectors {
+            true => offset - sectors,
+            false => offset + sectors,
+        }
+    }
     /// Spoils one read that came well.
     fn spoil(&self, read: &mut FileRead<'_>) {
         let mut state = lock(&self.state);
@@ -181,6 +197,7 @@ impl Storage for Faults {
         for write in writes {
             self.admit(write.bytes.len() as u64)?;
             let &FileWrite { file, offset, bytes } = write;
+            let offset = self.aim(offset);
             self.inner.write_batch(&[FileWrite { file, offset, bytes }], left)?;
         }
         Ok(())

@@ -5,6 +5,9 @@
 //! where nothing does, and those of the extensions where they are not declared.
 
 mod description;
+mod durable;
+mod faults;
+mod hostile;
 mod model;
 mod pages;
 mod policy;
@@ -19,8 +22,14 @@ type Strategy = dyn KvStrategy;
 
 /// Every case, in the order in which they run.
 pub fn cases() -> Vec<Case<Strategy>> {
-    let parts = [description::cases(), policy::cases(), pages::cases(), sessions::cases()];
-    parts.into_iter().flatten().collect()
+    let mut all = description::cases();
+    all.extend(policy::cases());
+    all.extend(pages::cases());
+    all.extend(sessions::cases());
+    all.extend(durable::cases());
+    all.extend(faults::cases());
+    all.extend(hostile::cases());
+    all
 }
 
 /// Runs every case on what `make` makes, for a plugin's own test.
@@ -48,6 +57,23 @@ fn stored(
 ) -> Case<Strategy> {
     let skip = |strategy: &Strategy| {
         (!strategy.describe().capabilities.store).then_some("it declares no store")
+    };
+    Case { name, promises, skip, check }
+}
+
+/// A case for strategies whose roots outlive the process.
+fn kept(
+    name: &'static str,
+    promises: &'static [Promise],
+    check: fn(&Subject<'_, Strategy>) -> Check,
+) -> Case<Strategy> {
+    let skip = |strategy: &Strategy| {
+        let able = strategy.describe().capabilities;
+        match (able.store, able.persistent) {
+            (false, _) => Some("it declares no store"),
+            (true, false) => Some("it declares no root that outlives the process"),
+            (true, true) => None,
+        }
     };
     Case { name, promises, skip, check }
 }

@@ -122,13 +122,23 @@ impl Trial {
         Trial::open(strategy, &spec, storage)
     }
 
-    /// Opens a root as `spec` says.
+    /// Opens the root as `spec` says.
     pub(super) fn open(
-        mut strategy: Box<dyn KvStrategy>,
+        strategy: Box<dyn KvStrategy>,
         spec: &StoreSpec,
         storage: Arc<dyn Storage>,
     ) -> Went<Trial> {
-        let path = PathBuf::from(ROOT);
+        Trial::at(strategy, spec, storage, ROOT)
+    }
+
+    /// Opens another root.
+    pub(super) fn at(
+        mut strategy: Box<dyn KvStrategy>,
+        spec: &StoreSpec,
+        storage: Arc<dyn Storage>,
+        path: &str,
+    ) -> Went<Trial> {
+        let path = PathBuf::from(path);
         let root = RootHost::new(storage.clone(), path, Budget::new(None), Arc::new(NoSink));
         let watch = Arc::<Watch>::default();
         let host = ThroughHost::new(root.clone(), Watched(watch.clone()));
