@@ -189,6 +189,13 @@ impl Bench {
         Ok(())
     }
 
+    /// Runs an op that must leave what the reference leaves of another.
+    pub fn hold_as(&mut self, wanted: &Op, op: &Op) -> Check {
+        let expected = writes(wanted, &self.desk.image).map_err(text)?;
+        let after = self.left_by(std::slice::from_ref(op))?;
+        self.compare(&expected, &after)
+    }
+
     fn compare(&self, expected: &[Write], after: &[u8]) -> Check {
         let mut wanted = self.desk.bytes().to_vec();
         // Of two writes to one place the later stays.
@@ -281,6 +288,16 @@ pub fn each(subject: &Subject<'_, Device>, mut check: impl FnMut(&mut Bench) -> 
         }
     }
     Ok(())
+}
+
+/// Runs `check` on an open instance of the first form that it computes in.
+pub fn first(subject: &Subject<'_, Device>, check: impl FnOnce(&mut Bench) -> Check) -> Check {
+    for compute in FORMS {
+        if let Some(mut bench) = Bench::open(subject, compute)? {
+            return check(&mut bench);
+        }
+    }
+    Err("it computes in no form".into())
 }
 
 /// Holds `count` samples of an op against the reference.

@@ -51,7 +51,8 @@ promises! {
         "SpanEntry::position" "Position of the first of them.",
         "DeviceDescription::kv" "Encodings of KV pages that it reads";
     MASS:
-        "Op::AttentionMass" "probabilities summed over a sequence's rows and a kv head's query heads";
+        "Op::AttentionMass"
+            "probabilities summed over a sequence's rows and a kv head's query heads";
     ROUTE:
         "Op::Route" "The `top` experts of each row, the largest first, ties to the lower id.",
         "Op::Route" "Weights of a row are divided by their sum.",

@@ -114,8 +114,8 @@ impl Sight {
         let words = image.words(beyond(self.entries, 32 * entry)?, &[8])?;
         let offset = u64::from(words[0]) | u64::from(words[1]) << 32;
         let (first, tokens, mask, packed) = (words[2], words[3], words[5], words[6]);
-        if tokens > PAGE_TOKENS || packed > 1 {
-            return invalid(format!("a page of {tokens} rows, packed {packed}"));
+        if tokens > PAGE_TOKENS {
+            return invalid(format!("a page of {tokens} rows"));
         }
         let filled = if tokens == PAGE_TOKENS { u64::MAX } else { (1 << tokens) - 1 };
         let mut bits = vec![filled; self.shape.kv_heads as usize];
@@ -128,7 +128,7 @@ impl Sight {
         }
         let encoding = stored::encoding(words[4])?;
         let (k, v) = stored::page(image, beyond(self.pool, offset)?, encoding, self.shape)?;
-        Ok(Page { first: u64::from(first), packed: packed == 1, bits, k, v })
+        Ok(Page { first: u64::from(first), packed: packed != 0, bits, k, v })
     }
 
     /// Whether a query at a position sees row `t` of a page.
@@ -168,10 +168,12 @@ fn spans(image: &Image, at: Slice, sequences: u32, sight: &Sight) -> Result<Span
     for words in image.words(at, &[sequences, 8])?.chunks_exact(8) {
         let [row, rows, position, entry, entries, slot] =
             [words[0], words[1], words[2], words[3], words[4], words[5]];
+        if rows == 0 {
+            continue;
+        }
         // Checked before what they name is counted through.
-        if is_there(sight.entries) || entries > 0 {
-            let end = 32 * (u64::from(entry) + u64::from(entries));
-            image.bytes(sight.entries, if entries == 0 { 0 } else { end })?;
+        if entries > 0 {
+            image.bytes(sight.entries, 32 * (u64::from(entry) + u64::from(entries)))?;
         }
         let width = 4 * product(&[sight.heads, sight.shape.key_dim])?;
         image.bytes(sight.q, (u64::from(row) + u64::from(rows)) * width)?;

@@ -17,11 +17,10 @@ fn spans(image: &Image, at: Slice, sequences: u32) -> Result<Vec<[u32; 4]>> {
 }
 
 pub fn conv(op: &Op, image: &Image) -> Result<Vec<Write>> {
-    let Op::Conv { x, weight, bias, state, spans: at, out, sequences, channels, kernel, silu: act } =
-        *op
-    else {
+    let Op::Conv { x, weight, bias, state, spans: at, out, sequences, channels, .. } = *op else {
         return stray(op);
     };
+    let Op::Conv { kernel, silu: act, .. } = *op else { return stray(op) };
     let weights = stored::matrix(image, &weight, 0)?;
     let bias = image.floats_or(bias, &[channels], 0.0)?;
     let (width, before) = (channels as usize, kernel as usize - 1);
