@@ -40,10 +40,16 @@ pub fn is_asked(asked: &[String], kind: Kind) -> bool {
 /// Runs the case.
 pub fn run(library: &Path, plugin: &Described, deadline: Duration) -> Outcome<CaseRow> {
     let began = Instant::now();
-    let exact = plugin.capabilities.get("exact").and_then(Value::as_bool);
-    let (outcome, line) = match (plugin.kind, exact) {
+    let is = |capability| plugin.capabilities.get(capability).and_then(Value::as_bool);
+    let with: Vec<&str> = match (plugin.kind, is("store")) {
+        // Little enough that most of the history goes through the store.
+        (Kind::Kv, Some(true)) => vec!["--kv-budget", "512KiB"],
+        (Kind::Offload, _) => vec!["--offload-cpu-layers", "1"],
+        _ => Vec::new(),
+    };
+    let (outcome, line) = match (plugin.kind, is("exact")) {
         (Kind::Kv, Some(false)) => ("skipped", Some("it declares that it is not exact".into())),
-        _ => match compare(library, plugin.kind, deadline)? {
+        _ => match compare(library, plugin.kind, &with, deadline)? {
             None => ("kept", None),
             Some(line) => ("broken", Some(line)),
         },
@@ -59,19 +65,21 @@ pub fn run(library: &Path, plugin: &Described, deadline: Duration) -> Outcome<Ca
 }
 
 /// What differs; `None` where nothing does.
-fn compare(library: &Path, kind: Kind, deadline: Duration) -> Outcome<Option<String>> {
+fn compare(
+    library: &Path,
+    kind: Kind,
+    with: &[&str],
+    deadline: Duration,
+) -> Outcome<Option<String>> {
     let room = Room::new()?;
-    let library = library.canonicalize().during(library.display())?;
-    let with: Vec<OsString> = match kind {
-        Kind::Kv => vec!["--kv".into(), library.into(), "--kv-budget".into(), "512KiB".into()],
-        Kind::Offload => vec![
-            "--offload-cpu-policy".into(),
-            library.into(),
-            "--offload-cpu-layers".into(),
-            "1".into(),
-        ],
-        Kind::Device => vec!["--device".into(), library.into()],
+    let flag = match kind {
+        Kind::Kv => "--kv",
+        Kind::Offload => "--offload-cpu-policy",
+        Kind::Device => "--device",
     };
+    let library = library.canonicalize().during(library.display())?;
+    let mut with: Vec<OsString> = with.iter().map(Into::into).collect();
+    with.extend([flag.into(), library.into()]);
     let logits = |name: &str, more: &[OsString]| room.logits(name, more, deadline);
     let (without, with) = match (logits("without", &[])?, logits("with", &with)?) {
         (Err(line), _) => {
