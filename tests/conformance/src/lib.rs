@@ -8,7 +8,6 @@
 
 mod device;
 mod identity;
-mod kv;
 mod mutants;
 mod shipped;
 mod suite;

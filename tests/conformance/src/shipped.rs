@@ -1,7 +1,7 @@
 //! What ships: a manifest each, and the library that it names.
 
 use kvern_abi::{Plugin, PluginKind};
-use kvern_contract::{DeviceBackend, HostRef, KvStrategy};
+use kvern_contract::{DeviceBackend, HostRef};
 use kvern_storage::double::MemoryStorage;
 use kvern_storage::{Budget, NoSink, RootHost};
 use std::path::{Path, PathBuf};
@@ -67,17 +67,6 @@ pub fn of(kind: PluginKind) -> Vec<Shipped> {
 fn release() -> PathBuf {
     let own = std::env::current_exe().expect("this program has a path");
     own.ancestors().nth(2).expect("target/release/deps").to_owned()
-}
-
-/// Every kv strategy with its name, and a way to another instance.
-pub fn strategies() -> Vec<(String, impl Fn() -> Box<dyn KvStrategy>)> {
-    let open = |shipped: Shipped| {
-        (shipped.name.clone(), move || match shipped.open() {
-            Plugin::Kv(strategy) => strategy,
-            other => panic!("{} is {other:?}", shipped.name),
-        })
-    };
-    of(PluginKind::Kv).into_iter().map(open).collect()
 }
 
 /// Every device with its name.

@@ -148,8 +148,8 @@ pub trait KvStore: Send {
     /// state, cut short nothing.
     ///
     /// # Errors
-    /// OutOfSpace; Io: after a failed sync no `store` or `flush` succeeds until the root is opened
-    /// anew.
+    /// NotFound (the session); OutOfSpace; Io: after a failed sync no `store` or `flush` succeeds
+    /// until the root is opened anew.
     ///
     /// # Cost
     /// Once a session's end, and whenever durability is asked for.

@@ -295,9 +295,12 @@ fn failed(subject: &Subject<'_, Strategy>) -> Check {
         went("flush", trial.store.flush(A))?;
         let known = trial.fill(B, &text(2, 0, 200))?;
         faults.set(FaultPlan { syncs_before_eio: Some(count), ..FaultPlan::default() });
+        let before = trial.watch.count("sync");
         let flushed = trial.store.flush(B);
         faults.set(FaultPlan::default());
         if flushed.is_ok() {
+            let syncs = trial.watch.count("sync") - before;
+            need(syncs <= count, || format!("{count} of {syncs} syncs succeed, and the flush"))?;
             let durable = count > 0 || trial.watch.count("publish") > 0;
             return ended(need(durable, || "a flush syncs nothing".into()));
         }

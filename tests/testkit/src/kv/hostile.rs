@@ -7,7 +7,7 @@ use super::{Strategy, stored};
 use crate::double::FaultPlan;
 use crate::{Case, Check, Promise, Subject};
 use kvern_contract::*;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 const WITHIN: Promise =
@@ -63,14 +63,14 @@ fn silent(subject: &Subject<'_, Strategy>) -> Check {
         .collect();
     faults.set(FaultPlan { hold_reads: true, ..FaultPlan::default() });
     let (back, came) = channel();
-    let store = &mut trial.store;
+    let (store, lent) = (&mut trial.store, &mut loads);
     let (answer, in_time) = std::thread::scope(|scope| {
-        let call = scope.spawn(|| {
-            let answer = store.load(&mut loads, Duration::from_millis(50));
+        let call = scope.spawn(move || {
+            let answer = store.load(lent, Duration::from_millis(50));
             let _ = back.send(());
             answer
         });
-        let in_time = came.recv_timeout(PATIENCE).is_ok();
+        let in_time = came.recv_timeout(PATIENCE) != Err(RecvTimeoutError::Timeout);
         faults.release();
         (call.join(), in_time)
     });
@@ -109,27 +109,30 @@ fn silent(subject: &Subject<'_, Strategy>) -> Check {
 fn held(subject: &Subject<'_, Strategy>) -> Check {
     let (_, faults) = faulty();
     let mut trial = Trial::on(subject.instance()?, faults.clone())?;
-    let known = trial.fill(A, &text(1, 0, 200))?;
+    let keys = text(1, 0, 200);
+    trial.begin(A, Origin::Fresh)?;
+    let mut known = Known { keys: keys.clone(), ..Known::default() };
+    went("commit", trial.commit(A, &keys, 0))?;
     faults.set(FaultPlan { hold_writes: true, ..FaultPlan::default() });
     let (back, came) = channel();
-    let store = &mut trial.store;
-    let answer = std::thread::scope(|scope| {
+    let call = std::thread::scope(|scope| {
         let call = scope.spawn(|| {
-            let answer = store.flush(A);
+            let stored = trial.put_all(A, &mut known, false);
+            let flushed = stored.and_then(|()| went("flush", trial.store.flush(A)));
             let _ = back.send(());
-            answer
+            flushed.map_err(String::from)
         });
-        // It waits, or has nothing to wait for.
-        for _ in 0..200 {
-            if faults.held() > 0 || came.recv_timeout(Duration::from_millis(5)).is_ok() {
-                break;
-            }
+        // It waits, or has nothing to wait for; then it waits some more.
+        let mut patience = 2000;
+        while faults.held() == 0 && patience > 0 && came.try_recv().is_err() {
+            std::thread::sleep(Duration::from_millis(1));
+            patience -= 1;
         }
+        std::thread::sleep(Duration::from_millis(50));
         faults.release();
         call.join()
     });
-    let answer = answer.map_err(|_| "a flush on a slow drive panics".to_owned())?;
-    went("flush once the drive answers", answer)?;
+    call.map_err(|_| "a call panics on a slow drive".to_owned())??;
     trial.check(A, &known)?;
     went("flush", trial.store.flush(A))?;
     Ok(())

@@ -4,6 +4,8 @@
 //! A case of the store is skipped where no store is declared, one of what outlives the process
 //! where nothing does, and those of the extensions where they are not declared.
 
+mod attentive;
+mod codec;
 mod description;
 mod durable;
 mod faults;
@@ -29,6 +31,8 @@ pub fn cases() -> Vec<Case<Strategy>> {
     all.extend(durable::cases());
     all.extend(faults::cases());
     all.extend(hostile::cases());
+    all.extend(attentive::cases());
+    all.extend(codec::cases());
     all
 }
 

@@ -37,6 +37,7 @@ const COMMITS: Promise = Promise::new("KvStore::commit", "NotFound (the session)
 const FORGETS: Promise =
     Promise::new("KvStore::rewind", "Forgets pages that end past `to`; answers where it landed");
 const REWINDS: Promise = Promise::new("KvStore::rewind", "NotFound (the session).");
+const FLUSHES: Promise = Promise::new("KvStore::flush", "NotFound (the session);");
 const ENDS: Promise = Promise::new("KvStore::end", "NotFound, Io.");
 const KEEP: Promise = Promise::new("KvStore::end", "`keep` leaves what is durable for `find`.");
 const ORDER: Promise =
@@ -67,7 +68,7 @@ pub(super) fn cases() -> Vec<Case<Strategy>> {
         stored("a_commit_syncs_nothing", &[NO_SYNC, BUFFER], no_sync),
         stored("a_commit_is_whole_or_not_at_all_and_refused_in_kind", &[ALL, COMMITS], commits),
         stored("a_rewind_forgets_and_lands_where_it_is_told", &[FORGETS, REWINDS], rewind),
-        stored("a_session_ends_once_and_is_kept_or_not", &[ENDS, KEEP], end),
+        stored("a_session_ends_once_and_is_kept_or_not", &[ENDS, KEEP, FLUSHES], end),
         stored(
             "the_counters_are_of_what_is_stored",
             &[LAYERS, TOKENS, ARTIFACTS, LIVE, DEAD],
@@ -325,6 +326,8 @@ fn end(subject: &Subject<'_, Strategy>) -> Check {
             went("flush", trial.store.flush(id))?;
         }
     }
+    let unknown = trial.store.flush(NOBODY);
+    refused("a flush of no session", &unknown, &[ErrorKind::NotFound])?;
     for keep in [true, false] {
         let unknown = trial.store.end(NOBODY, keep);
         refused("an end of no session", &unknown, &[ErrorKind::NotFound])?;
