@@ -91,12 +91,6 @@ impl Image {
         )
     }
 
-    /// Bytes from a place to its buffer's end. *Errors* Invalid.
-    pub fn rest(&self, at: Slice) -> Result<u64> {
-        self.bytes(at, 0)?;
-        Ok(self.buffers.get(&at.buffer.0).map_or(0, |b| b.len() as u64) - at.offset)
-    }
-
     /// u32 of a place; none of nothing. *Errors* Invalid.
     pub fn words(&self, at: Slice, sizes: &[u32]) -> Result<Vec<u32>> {
         let count = product(sizes)?;
