@@ -33,6 +33,22 @@ pub struct KvReport {
     pub foreign_write_bytes: u64,
 }
 
+impl KvReport {
+    /// The counters of pages that are stored, an artifact each.
+    pub fn of<'a>(tags: impl Iterator<Item = &'a PageTag>) -> KvReport {
+        let mut layers = std::collections::BTreeSet::new();
+        let mut report = KvReport::default();
+        for tag in tags {
+            layers.insert(tag.layer);
+            report.persisted_tokens += u64::from(tag.tokens);
+            report.persisted_artifact_count += 1;
+            report.live_bytes += u64::from(tag.bytes);
+        }
+        report.persisted_layer_count = layers.len() as u64;
+        report
+    }
+}
+
 /// Sealed pages of one root.
 ///
 /// One thread calls it, in the order in which the host asked: a `load` sees what was stored before
@@ -41,7 +57,8 @@ pub struct KvReport {
 /// call comes home with it and is used by nobody before. Calls not begun are the host's, and a lost
 /// instance gets none.
 pub trait KvStore: Send {
-    /// Looks prompts up, living sessions too; an answer for each, in order.
+    /// Looks prompts up, living sessions too; an answer for each, in order. A store that is not
+    /// `persistent` may find nothing, ever.
     ///
     /// # Caller guarantees
     /// `chains` has one hash for each whole page of `keys`.

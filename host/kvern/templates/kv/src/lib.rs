@@ -19,7 +19,7 @@ impl KvStrategy for Strategy {
     }
 
     fn open(&mut self, spec: &StoreSpec, host: HostRef) -> Result<Opened> {
-        let (file, quota) = (host.open("pages", Open::Write)?, spec.quota_bytes);
+        let (file, quota) = (host.open("pages", Open::Write)?, spec.quota_bytes.unwrap_or(u64::MAX));
         let store = Store { host, file, quota, end: 0, sessions: BTreeMap::new() };
         Ok(Opened { store: Some(Box::new(store)), attentive: None, codec: None })
     }
@@ -33,7 +33,7 @@ type Places = BTreeMap<(LayerIndex, Part), (u64, PageTag)>;
 struct Store {
     host: HostRef,
     file: FileId,
-    quota: Option<u64>,
+    quota: u64,
     end: u64,
     sessions: BTreeMap<SessionId, Places>,
 }
@@ -69,9 +69,8 @@ impl KvStore for Store {
             writes.push(FileWrite { file, offset: end, bytes });
             end += bytes.len() as u64;
         }
-        if self.quota.is_some_and(|quota| end > quota) {
-            return Err(Error::new(ErrorKind::OutOfSpace, "kv/store", "the quota is full"));
-        }
+        let full = || Error::new(ErrorKind::OutOfSpace, "kv/store", "the quota is full");
+        (end <= self.quota).then_some(()).ok_or_else(full)?;
         self.host.write_batch(&writes, Duration::MAX)?;
         self.end = end;
         for (PageRef { key, tag, .. }, write) in pages.iter().zip(&writes) {
@@ -112,6 +111,8 @@ impl KvStore for Store {
     }
 
     fn report(&self) -> KvReport {
-        KvReport { live_bytes: self.end, ..KvReport::default() }
+        let places = self.sessions.values().flat_map(BTreeMap::values);
+        let live = KvReport::of(places.map(|(_, tag)| tag));
+        KvReport { dead_bytes: self.end.saturating_sub(live.live_bytes), ..live }
     }
 }
