@@ -19,7 +19,7 @@ impl KvStrategy for Strategy {
     }
 
     fn open(&mut self, spec: &StoreSpec, host: HostRef) -> Result<Opened> {
-        let (file, quota) = (host.open("pages", Open::Write)?, spec.quota_bytes.unwrap_or(u64::MAX));
+        let (file, quota) = (host.open("pages", Open::Write)?, spec.quota_bytes);
         let store = Store { host, file, quota, end: 0, sessions: BTreeMap::new() };
         Ok(Opened { store: Some(Box::new(store)), attentive: None, codec: None })
     }
@@ -33,7 +33,7 @@ type Places = BTreeMap<(LayerIndex, Part), (u64, PageTag)>;
 struct Store {
     host: HostRef,
     file: FileId,
-    quota: u64,
+    quota: Option<u64>,
     end: u64,
     sessions: BTreeMap<SessionId, Places>,
 }
@@ -70,7 +70,7 @@ impl KvStore for Store {
             end += bytes.len() as u64;
         }
         let full = || Error::new(ErrorKind::OutOfSpace, "kv/store", "the quota is full");
-        (end <= self.quota).then_some(()).ok_or_else(full)?;
+        self.quota.is_none_or(|quota| end <= quota).then_some(()).ok_or_else(full)?;
         self.host.write_batch(&writes, Duration::MAX)?;
         self.end = end;
         for (PageRef { key, tag, .. }, write) in pages.iter().zip(&writes) {
