@@ -76,6 +76,8 @@ pub fn run(ask: &Ask<'_>, on_line: &mut dyn FnMut(&str)) -> Outcome<Ended> {
     let (stdout, stderr) = (read_lines(child.stdout.take(), said), read_all(child.stderr.take()));
     let mut watched = Watched { child: &mut child, lines, kept: &kept };
     let end = watched.wait(ask, on_line)?;
+    // What it started and left behind would hold its pipes open.
+    end_group(watched.child, Signal::KILL);
     let stdout = stdout.join().unwrap_or_default();
     // What came after the last look.
     watched.lines.try_iter().for_each(|line| on_line(&line));
@@ -112,7 +114,8 @@ impl Ended {
             };
             let inside: Vec<_> =
                 self.calls.iter().map(|c| format!("{} was in {}", c.who(), c.place())).collect();
-            let inside = if inside.is_empty() { "no plugin was called".into() } else { inside.join(", ") };
+            let inside =
+                if inside.is_empty() { "no plugin was called".into() } else { inside.join(", ") };
             return Some(format!("{what}; {inside}"));
         }
         if let Some(signal) = self.signal {
@@ -120,7 +123,9 @@ impl Ended {
             return Some(match (struck, &self.calls[..]) {
                 (Some(call), _) => crashed(call, call.struck.unwrap_or(signal)),
                 (None, [call]) => crashed(call, signal),
-                (None, []) => format!("it was ended by {} outside of any plugin", signal_name(signal)),
+                (None, []) => {
+                    format!("it was ended by {} outside of any plugin", signal_name(signal))
+                }
                 (None, calls) => {
                     let each: Vec<_> =
                         calls.iter().map(|c| format!("{} in {}", c.who(), c.place())).collect();
@@ -248,12 +253,18 @@ impl Watched<'_> {
     }
 }
 
-/// Asks the whole group to end in order, then ends it.
-fn end(child: &mut Child) {
-    let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else { return };
-    for signal in [Signal::INT, Signal::KILL] {
+/// Sends a signal to a process and all that it started.
+fn end_group(child: &Child, signal: Signal) {
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
         // A group that is gone already needs no signal.
         let _ = kill_process_group(group, signal);
+    }
+}
+
+/// Asks the whole group to end in order, then ends it.
+fn end(child: &mut Child) {
+    for signal in [Signal::INT, Signal::KILL] {
+        end_group(child, signal);
         let patience = Instant::now() + Duration::from_secs(2);
         while Instant::now() < patience {
             if !matches!(child.try_wait(), Ok(None)) {
@@ -311,11 +322,9 @@ mod tests {
     fn what_is_late_names_what_it_was_in() {
         let told = fault(None, Some(Late::Silence(Duration::from_millis(1500))), &[]);
         assert_eq!(told, "nothing was heard of it for 1.5 s; no plugin was called");
-        let told = fault(None, Some(Late::Budget(Duration::from_secs(90))), &[call("kv/open", None)]);
-        assert_eq!(
-            told,
-            "it did not end in 90 s; kv strategy `x` (/l/libx.so) was in kv/open"
-        );
+        let told =
+            fault(None, Some(Late::Budget(Duration::from_secs(90))), &[call("kv/open", None)]);
+        assert_eq!(told, "it did not end in 90 s; kv strategy `x` (/l/libx.so) was in kv/open");
     }
 
     #[test]
