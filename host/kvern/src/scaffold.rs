@@ -15,6 +15,10 @@ macro_rules! template { ($kind:literal: $($name:literal),* $(,)?) => {
 } }
 
 const KV: &[File] = template!("kv": "README.md", "src/lib.rs", "tests/contract.rs");
+const DEVICE: &[File] = template!(
+    "device": "README.md", "src/lib.rs", "src/memory.rs", "src/ops.rs", "src/attention.rs",
+    "tests/contract.rs",
+);
 const OFFLOAD: &[File] = template!("offload": "README.md", "src/lib.rs", "tests/contract.rs");
 const COMMON: [File; 3] = [
     ("Cargo.toml", include_str!("../templates/common/Cargo.toml.txt")),
@@ -79,7 +83,7 @@ fn files(kind: Kind) -> &'static [File] {
     match kind {
         Kind::Kv => KV,
         Kind::Offload => OFFLOAD,
-        Kind::Device => OFFLOAD,
+        Kind::Device => DEVICE,
     }
 }
 

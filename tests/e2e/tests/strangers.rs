@@ -53,14 +53,24 @@ fn an_offload_policy_of_a_stranger_keeps_every_second_layer() {
 }
 
 #[test]
+fn a_device_of_a_stranger_runs_the_model() {
+    let (outside, library) = verified("device", "plain");
+    let plain = text(&outside.scratch, &["--compute-dtype", "f32"]);
+    let with = text(&outside.scratch, &["--compute-dtype", "f32", "--device", &library]);
+    assert_eq!(plain["token_ids"], with["token_ids"]);
+}
+
+#[test]
 fn a_scaffold_is_formatted_and_names_no_directory_of_its_template() {
+    for kind in ["offload", "device"] {
+        let formatted = Outside::new(kind, "tidy").cargo(["fmt", "--check"]);
+        // A machine without rustfmt cannot say.
+        let cannot = formatted.stderr.contains("not installed");
+        assert!(formatted.code == Some(0) || cannot, "{formatted:?}");
+    }
     let outside = Outside::new("kv", "tidy");
     let formatted = outside.cargo(["fmt", "--check"]);
-    // A machine without rustfmt cannot say.
-    assert!(
-        formatted.code == Some(0) || formatted.stderr.contains("not installed"),
-        "{formatted:?}"
-    );
+    assert!(formatted.code == Some(0) || formatted.stderr.contains("not installed"), "{formatted:?}");
     let manifest = std::fs::read_to_string(outside.root().join("Cargo.toml")).expect("a manifest");
     let source = repository().canonicalize().expect("the repository");
     assert!(manifest.contains(&format!("{}/core/abi", source.display())), "{manifest}");
