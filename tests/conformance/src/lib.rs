@@ -6,7 +6,6 @@
 //! manifests than those that ship, whose libraries lie in the same place.
 #![cfg(test)]
 
-mod device;
 mod identity;
 mod mutants;
 mod shipped;

@@ -1,9 +1,6 @@
 //! What ships: a manifest each, and the library that it names.
 
 use kvern_abi::{Plugin, PluginKind};
-use kvern_contract::{DeviceBackend, HostRef};
-use kvern_storage::double::MemoryStorage;
-use kvern_storage::{Budget, NoSink, RootHost};
 use std::path::{Path, PathBuf};
 
 /// A manifest that ships.
@@ -67,19 +64,4 @@ pub fn of(kind: PluginKind) -> Vec<Shipped> {
 fn release() -> PathBuf {
     let own = std::env::current_exe().expect("this program has a path");
     own.ancestors().nth(2).expect("target/release/deps").to_owned()
-}
-
-/// Every device with its name.
-pub fn devices() -> Vec<(String, Box<dyn DeviceBackend>)> {
-    let open = |shipped: Shipped| match shipped.open() {
-        Plugin::Device(device) => (shipped.name, device),
-        other => panic!("{} is {other:?}", shipped.name),
-    };
-    of(PluginKind::Device).into_iter().map(open).collect()
-}
-
-/// A host for a plugin that needs one and keeps nothing.
-pub fn host() -> HostRef {
-    let storage = MemoryStorage::new();
-    RootHost::new(storage, "/root".into(), Budget::new(None), std::sync::Arc::new(NoSink))
 }

@@ -2,6 +2,7 @@
 //! names the promise must turn red. A promise without a mutant is one that nobody knows to be
 //! tried, so there is none.
 
+mod device;
 mod kv;
 mod offload;
 
