@@ -7,25 +7,13 @@ use kvern_contract::{
     Origin, PageKey, PageLoad, PageRef, PageTag, Placed, Placement, PlanAsk, PolicyAsk, Prefix,
     Result, SessionId, StoreSpec, Threshold, Tier, TokenIndex, Unit, Verdict,
 };
+use kvern_testkit::double::{Far, Lying, Through};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// What goes wrong with the n-th page that is loaded, counted from 1.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Fault {
-    Flip,
-    OtherPage,
-    OldTag,
-    Missing,
-    Refuse,
-    Unwritten,
-    Sleep(Duration),
-    Never,
-    Panic,
-    /// The plugin panicked behind a border: everything answers so from now on.
-    Poison,
-}
+/// What goes wrong with a page that is loaded.
+pub(super) use kvern_testkit::double::Lie as Fault;
 
 /// A strategy of these tests.
 #[derive(Clone)]
@@ -33,7 +21,10 @@ pub(super) struct Keep {
     pub has_store: bool,
     pub cold: Option<(KvEncoding, u64)>,
     pub window: Option<KvWindow>,
+    /// Told at the n-th page that is loaded, counted from 1.
     pub faults: Vec<(u64, Fault)>,
+    /// What every call takes longer.
+    pub latency: Duration,
     /// Whether `store` says that there is no space, from the n-th page on.
     pub full_after: Option<u64>,
     pub loads: Arc<Mutex<u64>>,
@@ -48,6 +39,7 @@ impl Keep {
             cold: None,
             window: None,
             faults: Vec::new(),
+            latency: Duration::ZERO,
             full_after: None,
             loads: Arc::default(),
             opens: Arc::new(Mutex::new(u32::MAX)),
@@ -102,7 +94,14 @@ impl KvStrategy for Keep {
         }
         *opens -= 1;
         let store: Option<Box<dyn KvStore>> = match self.has_store {
-            true => Some(Box::new(Memory::new(self))),
+            true => {
+                let lies = Lying::new(&self.faults).counting(self.loads.clone());
+                let lying = Box::new(Through::new(Box::new(Memory::new(self)), lies));
+                match self.latency {
+                    Duration::ZERO => Some(lying),
+                    latency => Some(Box::new(Through::new(lying, Far { latency }))),
+                }
+            }
             false => None,
         };
         Ok(Opened { store, attentive: None, codec: None })
@@ -110,41 +109,26 @@ impl KvStrategy for Keep {
 }
 
 struct Memory {
-    keep: Keep,
     pages: BTreeMap<PageKey, (PageTag, Vec<u8>)>,
     stored: u64,
-    poisoned: bool,
+    full_after: Option<u64>,
 }
 
 impl Memory {
     fn new(keep: &Keep) -> Self {
-        Memory { keep: keep.clone(), pages: BTreeMap::new(), stored: 0, poisoned: false }
-    }
-    fn alive(&self) -> Result<()> {
-        match self.poisoned {
-            true => Err(Error::new(ErrorKind::Panicked, "kv", "the double is poisoned")),
-            false => Ok(()),
-        }
-    }
-    fn fault(&self) -> Option<Fault> {
-        let mut loads = self.keep.loads.lock().expect("loads");
-        *loads += 1;
-        self.keep.faults.iter().find(|(at, _)| at == &*loads).map(|(_, fault)| *fault)
+        Memory { pages: BTreeMap::new(), stored: 0, full_after: keep.full_after }
     }
 }
 
 impl KvStore for Memory {
     fn find(&mut self, prompts: &[Prefix<'_>]) -> Result<Vec<Found>> {
-        let nothing =
-            Found { id: Default::default(), tokens: 0, bytes: 0, cost: None, note: Vec::new() };
-        Ok(vec![nothing; prompts.len()])
+        Ok(vec![Found::default(); prompts.len()])
     }
     fn begin(&mut self, _: SessionId, _: Origin) -> Result<()> {
         Ok(())
     }
     fn store(&mut self, pages: &[PageRef<'_>]) -> Result<()> {
-        self.alive()?;
-        if self.keep.full_after.is_some_and(|most| self.stored >= most) {
+        if self.full_after.is_some_and(|most| self.stored >= most) {
             let text = "the double has no space left";
             return Err(Error::new(ErrorKind::OutOfSpace, "kv/store", text));
         }
@@ -155,34 +139,10 @@ impl KvStore for Memory {
         Ok(())
     }
     fn load(&mut self, pages: &mut [PageLoad<'_>], _: Duration) -> Result<()> {
-        self.alive()?;
         for page in pages {
-            let Some((mut tag, mut bytes)) = self.pages.get(&page.key).cloned() else { continue };
-            match self.fault() {
-                None => (),
-                Some(Fault::Flip) => bytes[1000] ^= 8,
-                Some(Fault::OtherPage) => {
-                    let other = self.pages.iter().find(|(key, _)| **key != page.key);
-                    (tag, bytes) = other.map(|(_, v)| v.clone()).expect("another page");
-                }
-                Some(Fault::OldTag) => tag.chain.0[3] ^= 1,
-                Some(Fault::Missing) => continue,
-                Some(Fault::Refuse) => {
-                    return Err(Error::new(ErrorKind::Io, "kv/load", "the double refuses"));
-                }
-                Some(Fault::Unwritten) => bytes.truncate(0),
-                Some(Fault::Sleep(time)) => std::thread::sleep(time),
-                Some(Fault::Never) => loop {
-                    std::thread::sleep(Duration::from_secs(1));
-                },
-                Some(Fault::Panic) => panic!("the double panics"),
-                Some(Fault::Poison) => {
-                    self.poisoned = true;
-                    return self.alive();
-                }
-            }
-            page.into[..bytes.len()].copy_from_slice(&bytes);
-            page.verdict = Verdict::Filled { tag };
+            let Some((tag, bytes)) = self.pages.get(&page.key) else { continue };
+            page.into[..bytes.len()].copy_from_slice(bytes);
+            page.verdict = Verdict::Filled { tag: *tag };
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ mod doubles;
 mod families;
 mod history;
 mod loss;
+mod loss_sessions;
 mod placement;
 
 use crate::spec::{EngineSpec, Flow, Request};

@@ -1,6 +1,6 @@
 //! A store around any store that keeps everything and lies about it when it is asked.
 
-use super::StoreHook;
+use super::{POISON, StoreHook};
 use kvern_contract::*;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -82,10 +82,8 @@ type Piece = (PageTag, Vec<u8>);
 /// It answers from copies of its own, in `Filled`: what is stored goes on to the store too.
 #[derive(Clone, Default)]
 pub struct Lying {
-    /// Which loads, and how.
-    pub lies: Vec<(u64, Lie)>,
-    /// Pages loaded so far, of all instances.
-    pub loads: Arc<Mutex<u64>>,
+    lies: Vec<(u64, Lie)>,
+    loads: Arc<Mutex<u64>>,
     pages: BTreeMap<PageKey, Vec<Piece>>,
     poisoned: bool,
 }
@@ -96,9 +94,9 @@ impl Lying {
         Lying { lies: lies.to_vec(), ..Lying::default() }
     }
 
-    /// Another instance of it, which counts on and has nothing stored.
-    pub fn anew(&self) -> Self {
-        Lying { lies: self.lies.clone(), loads: self.loads.clone(), ..Lying::default() }
+    /// Counts the pages that are loaded in `loads`, where other instances count theirs too.
+    pub fn counting(self, loads: Arc<Mutex<u64>>) -> Self {
+        Lying { loads, ..self }
     }
 
     fn alive(&self) -> Result<()> {
@@ -192,8 +190,15 @@ impl StoreHook for Lying {
                 Some(Lie::OtherSum) => tag.crc ^= 1 << 40,
                 Some(Lie::OtherEncoding) => tag.encoding ^= 1,
                 Some(Lie::WrongLength) => tag.bytes /= 2,
-                Some(Lie::Unwritten) => bytes.truncate(0),
-                Some(Lie::HalfWritten) => bytes.truncate(bytes.len() / 2),
+                // The store had written the frame.
+                Some(Lie::Unwritten) => {
+                    page.into.fill(POISON);
+                    bytes.truncate(0);
+                }
+                Some(Lie::HalfWritten) => {
+                    page.into.fill(POISON);
+                    bytes.truncate(bytes.len() / 2);
+                }
                 Some(Lie::NoFile) => {
                     page.verdict = Verdict::At { file: FileId(u32::MAX), offset: 0, tag };
                     continue;
