@@ -174,6 +174,17 @@ fn every_error_that_is_an_answer_has_a_case() {
     assert!(missing.is_empty(), "without a case:\n{}", missing.join("\n"));
 }
 
+/// Links between items of the contract mean nothing on a page: their words stay.
+fn unlinked(text: &str) -> String {
+    let mut parts = text.split("](");
+    let first = parts.next().unwrap_or_default().replace('[', "");
+    let rest = parts.map(|part| {
+        let after = part.split_once(')').map_or("", |(_, after)| after);
+        after.replace('[', "")
+    });
+    rest.fold(first, |all, part| all + &part)
+}
+
 /// The table that an author reads: which sentence is tried by which case.
 fn table() -> String {
     let mut out = String::from(
@@ -183,16 +194,23 @@ fn table() -> String {
          this page equal to the suites: `KVERN_WRITE=1 cargo test --release -p kvern-testkit` \
          writes it.\n",
     );
-    let mut holder = "";
-    for (Promise { of, text }, cases) in promises() {
-        let of_it = of.split("::").next().unwrap_or(of);
-        if of_it != holder {
-            holder = of_it;
-            let _ = write!(out, "\n## {of_it}\n\n| at | promise | case |\n|---|---|---|\n");
+    let all = promises();
+    let holder = |of: &'static str| of.split("::").next().unwrap_or(of);
+    let mut holders: Vec<&str> = Vec::new();
+    for (promise, _) in &all {
+        if !holders.contains(&holder(promise.of)) {
+            holders.push(holder(promise.of));
         }
-        let cases: Vec<String> = cases.iter().map(|case| format!("`{case}`")).collect();
-        let text = flat(text).replace('|', "\\|");
-        let _ = writeln!(out, "| `{of}` | {text} | {} |", cases.join(", "));
+    }
+    for name in holders {
+        let _ = write!(out, "\n## {name}\n\n| at | promise | case |\n|---|---|---|\n");
+        let mut rows: Vec<_> = all.iter().filter(|(p, _)| holder(p.of) == name).collect();
+        rows.sort_by_key(|(promise, _)| promise.of);
+        for (Promise { of, text }, cases) in rows {
+            let cases: Vec<String> = cases.iter().map(|case| format!("`{case}`")).collect();
+            let text = unlinked(&flat(text)).replace('|', "\\|");
+            let _ = writeln!(out, "| `{of}` | {text} | {} |", cases.join(", "));
+        }
     }
     out
 }
