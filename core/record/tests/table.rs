@@ -10,6 +10,7 @@ use kvern_record::ANSWERS_MAX;
 use kvern_storage::Storage;
 use kvern_storage::double::{FaultPlan, Faults, MemoryStorage};
 use shelf::{Shelf, open};
+use std::time::Duration;
 
 const A: SessionId = SessionId(1);
 const B: SessionId = SessionId(2);
@@ -24,8 +25,10 @@ fn what_was_not_stored_is_missing_and_an_unknown_session_is_too() {
     assert!(load(&mut *store, &*storage, key).is_none());
     assert!(load(&mut *store, &*storage, PageKey { session: B, ..key }).is_none());
     let keys = tokens(1, 64);
-    let unknown = kit::drive::store(&mut *store, &sealed(B, &keys, 0..1));
+    let both = [Sealed::new(A, 0, 0, &keys), Sealed::new(B, 0, 0, &keys)];
+    let unknown = kit::drive::store(&mut *store, &both);
     assert_eq!(unknown.unwrap_err().kind, ErrorKind::NotFound);
+    assert!(load(&mut *store, &*storage, key).is_none(), "none of the call counts as stored");
     assert_eq!(store.begin(A, Origin::Fresh).unwrap_err().kind, ErrorKind::Invalid);
 }
 
@@ -43,6 +46,8 @@ fn find_counts_whole_pages_that_every_layer_has_or_a_whole_session() {
     assert_eq!(found(&mut *store, &keys), 128, "one layer has the third page");
     kit::drive::store(&mut *store, &[Sealed::new(A, 2, 2, &keys)]).unwrap();
     assert_eq!(found(&mut *store, &keys), 192);
+    kit::drive::store(&mut *store, &[Sealed::new(A, 0, 3, &keys)]).unwrap();
+    assert_eq!(found(&mut *store, &keys), 192, "one layer has the last page");
     kit::drive::store(&mut *store, &sealed(A, &keys, 3..4)).unwrap();
     assert_eq!(found(&mut *store, &keys), 200, "the whole session");
     let longer: Vec<_> = keys.iter().copied().chain(tokens(9, 30)).collect();
@@ -139,6 +144,10 @@ fn a_fork_shares_whole_pages_and_goes_its_own_way() {
         load(&mut *store, &*storage, key(2)).is_none(),
         "the pager copies the page in the middle"
     );
+    store.begin(C, Origin::Fork { of: A, at: 200 }).unwrap();
+    let partial = PageKey { session: C, ..key(3) };
+    assert!(load(&mut *store, &*storage, partial).is_none(), "nor is the one at the end shared");
+    store.end(C, false).unwrap();
     kit::drive::store(&mut *store, &sealed(B, &other, 2..4)).unwrap();
     commit(&mut *store, B, &other, 150).unwrap();
     assert!(all_right(&mut *store, &*storage, A, &keys));
@@ -306,4 +315,78 @@ fn old_answers_of_find_are_gone_and_the_latest_are_not() {
         (0..2 * ANSWERS_MAX).map(|_| Prefix { keys: &keys, chains: &chains }).collect();
     let first = store.find(&batch).unwrap()[0].id;
     store.begin(C, Origin::Stored { found: first, at: 64 }).unwrap();
+}
+
+#[test]
+fn an_answer_of_find_is_good_while_its_history_has_the_tokens() {
+    let (keys, other) = (tokens(1, 200), [&tokens(1, 200)[..64], &tokens(2, 136)].concat());
+    let mut store = open(MemoryStorage::new()).unwrap();
+    filled(&mut *store, A, &keys);
+    let gone = |store: &mut dyn KvStore, id| {
+        let begun = store.begin(C, Origin::Stored { found: id, at: 200 });
+        assert_eq!(begun.unwrap_err().kind, ErrorKind::NotFound);
+    };
+    let used = find(&mut *store, &keys).unwrap().id;
+    store.begin(B, Origin::Stored { found: used, at: 200 }).unwrap();
+    gone(&mut *store, used);
+    store.end(B, false).unwrap();
+
+    let living = find(&mut *store, &keys).unwrap().id;
+    store.rewind(A, 64).unwrap();
+    gone(&mut *store, living);
+
+    kit::drive::store(&mut *store, &sealed(A, &keys, 1..4)).unwrap();
+    commit(&mut *store, A, &keys, 64).unwrap();
+    store.flush(A).unwrap();
+    let stored = find(&mut *store, &keys).unwrap().id;
+    let short = find(&mut *store, &keys[..64]).unwrap().id;
+    store.rewind(A, 64).unwrap();
+    kit::drive::store(&mut *store, &sealed(A, &other, 1..4)).unwrap();
+    commit(&mut *store, A, &other, 64).unwrap();
+    store.flush(A).unwrap();
+    gone(&mut *store, stored);
+    store.begin(B, Origin::Stored { found: short, at: 64 }).unwrap();
+    let last = find(&mut *store, &other).unwrap().id;
+    store.maintain(Duration::ZERO).unwrap();
+    gone(&mut *store, last);
+}
+
+#[test]
+fn answers_found_in_a_session_go_on_in_what_it_leaves_and_end_with_the_rest() {
+    let storage = MemoryStorage::new();
+    let keys = tokens(1, 200);
+    let mut store = open(storage.clone()).unwrap();
+    filled(&mut *store, A, &keys[..128]);
+    let [kept, dropped] = [0; 2].map(|_| find(&mut *store, &keys[..128]).unwrap().id);
+    store.flush(A).unwrap();
+    kit::drive::store(&mut *store, &sealed(A, &keys, 2..4)).unwrap();
+    commit(&mut *store, A, &keys, 128).unwrap();
+    let longer = find(&mut *store, &keys).unwrap();
+    assert_eq!(longer.tokens, 200);
+    store.end(A, true).unwrap();
+    let begun = store.begin(B, Origin::Stored { found: longer.id, at: 200 });
+    assert_eq!(begun.unwrap_err().kind, ErrorKind::NotFound, "it was never flushed");
+    store.begin(B, Origin::Stored { found: kept, at: 128 }).unwrap();
+    assert!(all_right(&mut *store, &*storage, B, &keys[..128]));
+    store.begin(C, Origin::Stored { found: dropped, at: 128 }).unwrap();
+}
+
+#[test]
+fn a_durable_session_that_is_still_open_is_not_replaced_by_one_that_began_from_it() {
+    let storage = MemoryStorage::new();
+    let mut store = open(storage.clone()).unwrap();
+    let (keys, more) = (tokens(1, 128), tokens(1, 192));
+    let more = [&keys[..], &more[128..]].concat();
+    filled(&mut *store, A, &keys);
+    store.flush(A).unwrap();
+    let found = find(&mut *store, &keys).unwrap().id;
+    store.begin(B, Origin::Stored { found, at: 128 }).unwrap();
+    store.flush(B).unwrap();
+    store.end(B, true).unwrap();
+    kit::drive::store(&mut *store, &sealed(A, &more, 2..3)).unwrap();
+    commit(&mut *store, A, &more, 128).unwrap();
+    store.flush(A).unwrap();
+    drop(store);
+    let mut store = open(storage).unwrap();
+    assert_eq!(find(&mut *store, &more).unwrap().tokens, 192);
 }

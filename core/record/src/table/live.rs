@@ -17,14 +17,14 @@ pub(crate) struct Live<P> {
     unlisted: BTreeSet<Spot>,
     /// Whether the last record says all there is.
     pub(crate) clean: bool,
-    /// The stored session that this one contains, as long as it does.
-    pub(crate) contains: Option<u64>,
+    /// The stored session that this one took whole when it began.
+    pub(crate) took: Option<u64>,
 }
 impl<P: Place> Live<P> {
     /// A session that starts with `history`, which no record of its own says.
-    pub(crate) fn new(number: u64, history: History<P>, contains: Option<u64>) -> Self {
+    pub(crate) fn new(number: u64, history: History<P>, took: Option<u64>) -> Self {
         let unlisted = history.entries.keys().copied().collect();
-        Live { number, history, base: 0, unlisted, clean: false, contains }
+        Live { number, history, base: 0, unlisted, clean: false, took }
     }
 
     pub(crate) fn insert(&mut self, spot: Spot, entry: Entry<P>) {
@@ -52,10 +52,6 @@ impl<P: Place> Live<P> {
         self.base = self.base.min(landed);
         self.unlisted.retain(|spot| self.history.entries.contains_key(spot));
         self.clean = false;
-        // From here on the session may say something else than the stored one it began from.
-        if landed < tokens {
-            self.contains = None;
-        }
         (landed, entries - self.history.entries.len())
     }
 

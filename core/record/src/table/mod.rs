@@ -147,7 +147,7 @@ impl<P: Place> PageTable<P> {
             let text = format!("session {} was begun already", session.0);
             return refuse(ErrorKind::Invalid, "kv/begin", text);
         }
-        let mut contains = None;
+        let mut took = None;
         let history = match from {
             Origin::Fresh => History::default(),
             Origin::Stored { found, at } => {
@@ -165,7 +165,7 @@ impl<P: Place> PageTable<P> {
                 if let Source::Stored(number) = source
                     && at == history.tokens()
                 {
-                    contains = Some(number);
+                    took = Some(number);
                 }
                 history.before(at, true)
             }
@@ -179,7 +179,7 @@ impl<P: Place> PageTable<P> {
                 live.history.before(at, false)
             }
         };
-        let live = Live::new(self.next_number, history, contains);
+        let live = Live::new(self.next_number, history, took);
         self.next_number += 1;
         self.live.insert(session, live);
         Ok(())
@@ -375,7 +375,7 @@ impl<P: Place> PageTable<P> {
     /// The stored session that nobody would find any more: `live`, which is ending, is durable and
     /// has all of it.
     fn contained_in(&self, live: &Live<P>) -> Option<u64> {
-        let number = live.contains?;
+        let number = live.took?;
         let sessions = &self.durable.sessions;
         let (stored, durable) = (sessions.get(&number)?, sessions.get(&live.number)?);
         let owned = self.live.values().any(|other| other.number == number);
@@ -387,7 +387,6 @@ impl<P: Place> PageTable<P> {
 
     /// Takes a durable session away; durable when it returns.
     fn drop_stored(&mut self, number: u64) -> Result<()> {
-        self.found.cut(Source::Stored(number), 0);
         self.durable.sessions.remove(&number);
         if self.read_only {
             return Ok(());
