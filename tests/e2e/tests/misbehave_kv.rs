@@ -81,7 +81,8 @@ fn a_load_that_hangs_or_sleeps_costs_its_instance_and_no_token() {
         let ended = run(&scratch, fault, &[&SHORT[..], &["--kv-option", "sleep_ms=5000"]].concat());
         let state = same_text(&scratch, &ended);
         let line = format!(
-            "kvern: warning: {WHO}: kv/load: it did not answer in 2s: what it held is computed again"
+            "kvern: warning: {WHO}: kv/load: it did not answer in 2s: what it held is computed \
+             again"
         );
         assert_eq!(said(&ended), [line], "{fault}");
         assert!(state["recomputed_tokens"].as_u64().unwrap() > 0, "{fault}: {state}");
@@ -90,16 +91,17 @@ fn a_load_that_hangs_or_sleeps_costs_its_instance_and_no_token() {
 
 #[test]
 fn a_call_that_keeps_its_frames_for_ever_ends_a_run_that_needs_them() {
-    for fault in ["hang-in-store", "hang-in-begin", "hang-in-commit"] {
+    for place in ["store", "begin", "commit"] {
         let lost = format!(
-            "kvern: warning: {WHO}: kv/load: it did not answer in 2s: what it held is computed again"
+            "kvern: warning: {WHO}: kv/{place}: it did not answer in 2s: what it held is computed \
+             again"
         );
         let full = format!(
             "kvern: kv/page: all 26 frames of 16384 bytes are in use and a step needs one more, \
              while calls of {WHO} that did not come back hold some: raise --kv-budget, or choose a \
              strategy with a store"
         );
-        ends(fault, &SHORT, Some(1), &[&lost, &full]);
+        ends(&format!("hang-in-{place}"), &SHORT, Some(1), &[&lost, &full]);
     }
 }
 
@@ -118,12 +120,12 @@ fn a_store_that_is_lost_again_and_again_is_given_up() {
 
 #[test]
 fn a_store_that_hangs_at_the_end_is_left_behind() {
-    for fault in ["hang-in-end", "hang-in-drop"] {
+    for place in ["end", "drop"] {
         let scratch = Scratch::new();
-        let ended = run(&scratch, fault, &SHORT);
+        let ended = run(&scratch, &format!("hang-in-{place}"), &SHORT);
         same_text(&scratch, &ended);
-        let line = format!("kvern: warning: {WHO}: kv/end: it did not end in 2s: left behind");
-        assert_eq!(said(&ended), [line], "{fault}");
+        let line = format!("kvern: warning: {WHO}: kv/{place}: it did not end in 2s: left behind");
+        assert_eq!(said(&ended), [line], "{place}");
     }
 }
 
@@ -187,7 +189,7 @@ fn a_panic_is_an_error_with_the_plugins_name() {
         assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{fault}: {ended:?}");
         let lines = said(&ended);
         let lost = format!(
-            "kvern: warning: {WHO}: kv/load: it has panicked: what it held is computed again"
+            "kvern: warning: {WHO}: kv/{at}: it has panicked: what it held is computed again"
         );
         assert!(lines.contains(&&*lost), "{fault}: {lines:?}");
         let last = format!(

@@ -14,13 +14,13 @@ impl Pager {
     /// back as lost.
     pub(super) fn replace_store(&mut self, silence: Silence) -> Result<Vec<Lost>> {
         if let Some(lost) = self.store.take() {
-            lost.give_up();
+            let doing = lost.give_up();
             let what = match silence {
                 Silence::Pending => format!("it did not answer in {:?}", self.deadline),
                 Silence::Gone => "it has panicked".into(),
             };
             let text = format!("{what}: what it held is computed again");
-            self.events_log(&Error::new(ErrorKind::Timeout, "kv/load", text));
+            self.events_log(&Error::new(ErrorKind::Timeout, doing, text));
         }
         self.void = self.next_ticket;
         self.going.clear();

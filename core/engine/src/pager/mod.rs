@@ -218,10 +218,9 @@ impl Drop for Pager {
             self.tell(Ask::End(id));
         }
         if let Some(store) = self.store.take() {
-            let ended = store.finish(self.deadline);
-            if !ended {
+            if let Some(doing) = store.finish(self.deadline) {
                 let text = format!("it did not end in {:?}: left behind", self.deadline);
-                self.events_log(&Error::new(ErrorKind::Timeout, "kv/end", text));
+                self.events_log(&Error::new(ErrorKind::Timeout, doing, text));
             }
         }
         if let Some(home) = self.home.take() {

@@ -11,8 +11,8 @@ use kvern_contract::{
     PageKey, PageLoad, PageRef, PageTag, Result, SessionId, TokenKey, Verdict, encoding_word,
 };
 use kvern_storage::{Lease, RootHost, Storage};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A page on its way out.
@@ -80,6 +80,29 @@ pub(crate) struct StoreThread {
     answer: Receiver<Answer>,
     host: Arc<RootHost>,
     thread: std::thread::JoinHandle<()>,
+    doing: Doing,
+}
+
+/// What the thread called last, as `kv/load`.
+type Doing = Arc<Mutex<&'static str>>;
+
+fn said(doing: &Doing) -> std::sync::MutexGuard<'_, &'static str> {
+    doing.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Ask {
+    /// The call's name.
+    fn operation(&self) -> &'static str {
+        match self {
+            Ask::Begin(_) => "kv/begin",
+            Ask::Store { .. } => "kv/store",
+            Ask::Load { .. } => "kv/load",
+            Ask::Commit { .. } => "kv/commit",
+            Ask::Rewind { .. } => "kv/rewind",
+            Ask::End(_) => "kv/end",
+            Ask::Report => "kv/report",
+        }
+    }
 }
 
 /// Why there is no answer.
@@ -98,13 +121,16 @@ impl StoreThread {
         storage: Arc<dyn Storage>,
         events: Arc<Recorder>,
     ) -> Result<Self> {
-        let queue = Arc::new(Queue::new());
+        let queue = Arc::new(Queue::<Ask>::new());
         let calls = Arc::clone(&queue);
         let (reply, answer) = channel();
         let host_of = Arc::clone(&host);
         let mut worker = Worker { store, host: host_of, storage, events, panicked: false };
+        let doing: Doing = Arc::new(Mutex::new("kv/begin"));
+        let does = Arc::clone(&doing);
         let run = move || {
             while let Some(ask) = calls.next() {
+                *said(&does) = ask.operation();
                 let answer = worker.call(ask);
                 let heard = answer.is_none_or(|answer| reply.send(answer).is_ok());
                 // A plugin that panicked answers nothing any more: its thread ends, and that shows.
@@ -113,6 +139,9 @@ impl StoreThread {
                 }
             }
             // The store first: while its drop hangs, the way back stays open, so that nobody joins.
+            if !worker.panicked {
+                *said(&does) = "kv/drop";
+            }
             drop(worker);
             drop(reply);
         };
@@ -120,7 +149,7 @@ impl StoreThread {
             .name("kvern-store".into())
             .spawn(run)
             .map_err(|e| Error::new(ErrorKind::Internal, "kv/open", e.to_string()))?;
-        Ok(StoreThread { queue, answer, host, thread })
+        Ok(StoreThread { queue, answer, host, thread, doing })
     }
     /// Asks; an ended thread shows when its answer is waited for.
     pub(crate) fn ask(&self, ask: Ask) {
@@ -133,15 +162,17 @@ impl StoreThread {
         })
     }
     /// Gives a lost instance up: every service of its host fails from now on, and it gets none of
-    /// the calls that have not begun. The call that it has keeps the frames that it was lent.
-    pub(crate) fn give_up(self) {
+    /// the calls that have not begun. The call that it has, which this answers, keeps the frames
+    /// that it was lent.
+    pub(crate) fn give_up(self) -> &'static str {
         self.host.revoke();
         self.queue.abandon();
+        *said(&self.doing)
     }
-    /// Lets the thread end after the calls that it has, and waits at most `within`; whether it
-    /// ended.
-    pub(crate) fn finish(self, within: Duration) -> bool {
-        let StoreThread { queue, answer, host, thread } = self;
+    /// Lets the thread end after the calls that it has, and waits at most `within`; answers the
+    /// call in which it stays.
+    pub(crate) fn finish(self, within: Duration) -> Option<&'static str> {
+        let StoreThread { queue, answer, host, thread, doing } = self;
         queue.close();
         let until = Instant::now() + within;
         loop {
@@ -150,12 +181,12 @@ impl StoreThread {
                 Ok(_) => continue,
                 Err(RecvTimeoutError::Disconnected) => {
                     let _panicked = thread.join();
-                    return true;
+                    return None;
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     host.revoke();
                     queue.abandon();
-                    return false;
+                    return Some(*said(&doing));
                 }
             }
         }
