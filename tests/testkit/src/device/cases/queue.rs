@@ -248,6 +248,9 @@ fn failure(subject: &Subject<'_, Device>) -> Check {
                 })?;
             }
         }
+        // A fence that never was is nothing to wait for, and no error either.
+        let never = bench.device.wait(Fence(u64::MAX), Duration::ZERO).map_err(text)?;
+        need(never != FenceState::Done, || "a fence that never was is Done".into())?;
         // The device goes on.
         need(bench.run(&[good])? == Answer::Done, || "after a failure nothing runs".into())
     })

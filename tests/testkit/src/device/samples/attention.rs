@@ -53,6 +53,21 @@ const BATCHES: [&[(u32, u32)]; 5] = [
     &[(17, 0), (5, 63)],
 ];
 
+/// What nobody sees is never multiplied: it may be no number.
+fn spoil(page: &mut [u8], encoding: KvEncoding, layer: &KvLayer, head: u32, seen: u64) {
+    let size = match encoding {
+        KvEncoding::F32 => 4,
+        KvEncoding::F16 | KvEncoding::Bf16 => 2,
+        _ => 1,
+    };
+    let [k, v, heads] = [layer.key_dim, layer.value_dim, layer.kv_heads].map(|n| n as usize);
+    for t in (0..64).filter(|t| seen >> t & 1 == 0) {
+        let row = head as usize * 64 + t;
+        page[row * k * size..][..k * size].fill(0xff);
+        page[(heads * 64 * k + row * v) * size..][..v * size].fill(0xff);
+    }
+}
+
 pub fn attention(desk: &mut Desk, n: u64) -> Vec<Op> {
     let (heads, kv_heads) = of(&[(4, 2), (1, 1), (6, 2), (3, 3)], n);
     let (key_dim, value_dim) = of(&[(16, 16), (7, 13), (24, 8)], n);
@@ -71,13 +86,15 @@ pub fn attention(desk: &mut Desk, n: u64) -> Vec<Op> {
             let tokens = 64.min(position + rows - at);
             let number = entries.len() as u64 / 8;
             let encoding = desk.page_encoding(n + number);
-            let page = desk.page(encoding, &layer, tokens);
-            let mask =
-                if masked && number % 2 == 0 { masks.len() as u32 / kv_heads } else { u32::MAX };
-            if mask != u32::MAX {
-                for _ in 0..kv_heads {
+            let mut page = desk.page(encoding, &layer, tokens);
+            let mut mask = u32::MAX;
+            if masked && number % 2 == 0 {
+                mask = masks.len() as u32 / kv_heads;
+                for head in 0..kv_heads {
                     // Row 0 stays: no query is without anything to see.
-                    masks.push(desk.random.bits() | 1);
+                    let seen = desk.random.bits() | 1;
+                    spoil(&mut page, encoding, &layer, head, seen);
+                    masks.push(seen);
                 }
             }
             // The oldest of several pages.
