@@ -14,8 +14,12 @@ fn any_steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec((0..KINDS as u8, any::<u64>()), 1..80)
 }
 
+fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(cases(300))]
 
     #[test]
     fn a_table_answers_as_a_naive_model_does(steps in any_steps()) {

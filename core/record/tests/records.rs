@@ -93,15 +93,22 @@ fn numbers_that_are_used_up_write_no_record_that_would_be_damage() {
     shelf::open(storage).unwrap();
 }
 
+fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(cases(400))]
 
     #[test]
     fn records_of_strangers_never_panic(
         changes in prop::collection::vec((0usize..3, 0u64..3, any::<(usize, u8)>()), 0..6),
     ) {
         let payloads: Vec<_> = changes.into_iter().map(|(form, number, (at, byte))| {
-            let mut payload = if form == 2 { dropped(number) } else { session(number, 0, form as u32) };
+            let mut payload = match form {
+                2 => dropped(number),
+                kind => session(number, 0, kind as u32),
+            };
             let at = at % payload.len();
             payload[at] ^= byte;
             payload
