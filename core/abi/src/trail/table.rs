@@ -70,8 +70,6 @@ const SLOTS_AT: usize = std::mem::offset_of!(Table, slots) / 8;
 const MAKER_WORDS: usize = size_of::<MakerRow>() / 8;
 const MAKERS_AT: usize = std::mem::offset_of!(Table, makers) / 8;
 
-const ZERO: AtomicU64 = AtomicU64::new(0);
-
 /// Threads that have had a slot.
 static THREADS: AtomicU32 = AtomicU32::new(0);
 
@@ -79,8 +77,8 @@ static THREADS: AtomicU32 = AtomicU32::new(0);
 static OWN: Table = Table {
     magic: AtomicU64::new(MAGIC),
     sign: AtomicU64::new(operation::SIGN),
-    slots: [const { Slot::FREE }; SLOTS],
-    makers: [const { MakerRow { told: ZERO, name: [ZERO; NAME], path: [ZERO; PATH] } }; MAKERS],
+    slots: [const { Slot::free() }; SLOTS],
+    makers: [const { MakerRow::none() }; MAKERS],
 };
 
 /// A mark's state: operation, the host's operation under it, maker.
@@ -183,9 +181,26 @@ impl Table {
     }
 }
 
+impl MakerRow {
+    const fn none() -> MakerRow {
+        MakerRow {
+            told: AtomicU64::new(0),
+            name: [const { AtomicU64::new(0) }; NAME],
+            path: [const { AtomicU64::new(0) }; PATH],
+        }
+    }
+}
+
 impl Slot {
-    const FREE: Slot =
-        Slot { thread: ZERO, state: ZERO, limit: ZERO, sequence: ZERO, struck: ZERO };
+    const fn free() -> Slot {
+        Slot {
+            thread: AtomicU64::new(0),
+            state: AtomicU64::new(0),
+            limit: AtomicU64::new(0),
+            sequence: AtomicU64::new(0),
+            struck: AtomicU64::new(0),
+        }
+    }
 
     /// The operation under way, without an allocation.
     pub(super) fn place(&self, say: &mut dyn FnMut(&[u8])) {
