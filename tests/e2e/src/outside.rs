@@ -22,6 +22,17 @@ impl Outside {
         Outside { scratch, library }
     }
 
+    /// The sources of a frozen epoch, unpacked; of its plugins the one of this kind.
+    pub fn frozen(archive: &Path, kind: &str) -> Outside {
+        let scratch = Scratch::new();
+        std::fs::create_dir(scratch.path().join("crate")).expect("a directory");
+        let mut command = Command::new("tar");
+        command.arg("-xzf").arg(archive).args(["--strip-components", "1", "-C"]);
+        let ended = ended(command.arg(scratch.path().join("crate")));
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        Outside { scratch, library: format!("libkvern_{kind}_frozen.so") }
+    }
+
     /// The crate's directory.
     pub fn root(&self) -> PathBuf {
         self.scratch.path().join("crate")
@@ -45,7 +56,7 @@ impl Outside {
 
     /// Builds it; answers a copy of the library in the scratch directory.
     pub fn build(&self) -> PathBuf {
-        let ended = self.cargo(["build", "--release", "--quiet"]);
+        let ended = self.cargo(["build", "--release", "--quiet", "--lib", "--workspace"]);
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
         self.library()
     }
