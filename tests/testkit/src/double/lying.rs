@@ -260,3 +260,97 @@ impl StoreHook for Lying {
         inner.rewind(session, to)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::double::{Frame, Through};
+
+    /// Keeps pages, and fills frames.
+    #[derive(Default)]
+    struct Plain(BTreeMap<PageKey, Piece>);
+    impl KvStore for Plain {
+        fn find(&mut self, prompts: &[Prefix<'_>]) -> Result<Vec<Found>> {
+            Ok(vec![Found::default(); prompts.len()])
+        }
+        fn begin(&mut self, _: SessionId, _: Origin) -> Result<()> {
+            Ok(())
+        }
+        fn store(&mut self, pages: &[PageRef<'_>]) -> Result<()> {
+            self.0.extend(pages.iter().map(|page| (page.key, (page.tag, page.bytes.to_vec()))));
+            Ok(())
+        }
+        fn load(&mut self, pages: &mut [PageLoad<'_>], _: Duration) -> Result<()> {
+            for page in pages {
+                if let Some((tag, bytes)) = self.0.get(&page.key) {
+                    fill(page, *tag, bytes);
+                }
+            }
+            Ok(())
+        }
+        fn commit(&mut self, _: &[Commit<'_>]) -> Result<()> {
+            Ok(())
+        }
+        fn rewind(&mut self, _: SessionId, to: TokenIndex) -> Result<TokenIndex> {
+            Ok(to)
+        }
+        fn flush(&mut self, _: SessionId) -> Result<()> {
+            Ok(())
+        }
+        fn end(&mut self, _: SessionId, _: bool) -> Result<()> {
+            Ok(())
+        }
+        fn maintain(&mut self, _: Duration) -> Result<()> {
+            Ok(())
+        }
+        fn report(&self) -> KvReport {
+            KvReport::default()
+        }
+    }
+
+    fn key(session: u64, layer: u32, page: u32) -> PageKey {
+        let (session, layer) = (SessionId(session), LayerIndex(layer));
+        PageKey { session, layer, part: Part::Page(page) }
+    }
+
+    /// What a lie makes of the second of three pages: verdict and frame.
+    fn told(lie: Option<Lie>) -> Vec<(Verdict, Vec<u8>)> {
+        let lies: Vec<_> = lie.into_iter().map(|lie| (2, lie)).collect();
+        let mut store = Through::new(Box::new(Plain::default()), Lying::new(&lies));
+        let keys = [key(1, 0, 0), key(1, 0, 1), key(1, 0, 2), key(1, 1, 1), key(2, 0, 1)];
+        for (generation, keys) in [(0, &keys[1..2]), (1, &keys[..])] {
+            for (n, key) in (1..).zip(keys) {
+                let tag = PageTag { crc: n + generation, bytes: 64, ..PageTag::default() };
+                let bytes = [(n + 10 * generation) as u8; 64];
+                store.store(&[PageRef { key: *key, tag, bytes: &bytes }]).unwrap();
+            }
+        }
+        let mut frames: Vec<Frame> = (0..3).map(|_| Frame::new(100)).collect();
+        let mut loads: Vec<PageLoad<'_>> = (keys.iter().zip(&mut frames))
+            .map(|(key, frame)| PageLoad {
+                key: *key,
+                into: frame.lent(),
+                verdict: Verdict::Missing,
+            })
+            .collect();
+        store.load(&mut loads, Duration::MAX).unwrap();
+        let verdicts: Vec<Verdict> = loads.iter().map(|load| load.verdict).collect();
+        verdicts.into_iter().zip(frames.iter().map(|frame| frame.bytes().to_vec())).collect()
+    }
+
+    #[test]
+    fn every_lie_is_told_once_and_of_its_page_alone() {
+        let truth = told(None);
+        for lie in Lie::FALSE {
+            let told = told(Some(lie));
+            assert_ne!(told[1], truth[1], "{lie:?}");
+            assert_eq!(told[0], truth[0], "{lie:?}");
+            assert_eq!(told[2] == truth[2], lie != Lie::Swap, "{lie:?}");
+        }
+        for (lie, verdict) in
+            [(Lie::Missing, Verdict::Missing), (Lie::Failed, Verdict::Failed(ErrorKind::Io))]
+        {
+            assert_eq!(told(Some(lie))[1].0, verdict);
+        }
+    }
+}

@@ -2,7 +2,8 @@
 //! and later processes.
 
 use super::model::*;
-use super::traces::{Run, Step, choose};
+use super::steps::{Step, choose};
+use super::traces::Run;
 use super::trial::*;
 use super::{Strategy, kept};
 use crate::double::{FaultPlan, MemoryStorage};
@@ -47,6 +48,10 @@ const IDENTITY: Promise = Promise::new(
     "StoreSpec::identity",
     "A store that finds others under the root answers Mismatch and names the part.",
 );
+const SHARED: Promise = Promise::new(
+    "KvCapabilities::shared",
+    "Several hosts write one root at once: the host takes no lock, every file is published.",
+);
 const ROOT_OF_ITS_OWN: Promise = Promise::new(
     "StoreSpec",
     "A root to open: one directory, or one place in a network, for one model in one form.",
@@ -70,6 +75,12 @@ pub(super) fn cases() -> Vec<Case<Strategy>> {
         kept("a_root_opened_to_read_is_read_and_not_written", &[READ_ONLY], read_only),
         kept("a_root_of_another_model_is_refused_by_the_part", &[IDENTITY], identity),
         kept("two_roots_do_not_mix", &[ROOT_OF_ITS_OWN], two_roots),
+        Case {
+            skip: |strategy| {
+                (!strategy.describe().capabilities.shared).then_some("one host writes its root")
+            },
+            ..kept("two_hosts_write_one_root_at_once", &[SHARED], shared)
+        },
     ]
 }
 
@@ -175,7 +186,7 @@ fn cut_at(subject: &Subject<'_, Strategy>, steps: &[Step], event: u64, seed: u64
 }
 
 fn cuts(subject: &Subject<'_, Strategy>) -> Check {
-    for seed in subject.seeds(3) {
+    for seed in subject.seeds(6) {
         let mut random = Random::new(seed);
         let steps = choose(&mut random, 24);
         let mut event = 0;
@@ -406,5 +417,34 @@ fn two_roots(subject: &Subject<'_, Strategy>) -> Check {
         let found = root.find(&other.keys)?.tokens;
         need(found <= shared, || format!("{found} tokens of another root's session are found"))?;
     }
+    Ok(())
+}
+
+fn shared(subject: &Subject<'_, Strategy>) -> Check {
+    let storage = MemoryStorage::new();
+    let (mut one, mut two) = (on(subject, &storage)?, on(subject, &storage)?);
+    let mut durable = Vec::new();
+    for n in 0..4 {
+        // The same text by both, and one that each has alone.
+        for (host, own) in [(&mut one, 2 * n + 20), (&mut two, 2 * n + 21)] {
+            for (id, text_of) in [(SessionId(2 * n), n), (SessionId(2 * n + 1), own)] {
+                let known = host.fill(id, &text(text_of, 0, 150 + 20 * n))?;
+                went("flush", host.store.flush(id))?;
+                host.check(id, &known)?;
+                durable.push(known);
+            }
+        }
+        let mut third = on(subject, &storage)?;
+        for known in &durable {
+            must_find(&mut third, known, "while two others write the root")?;
+        }
+    }
+    let writes = one.watch.count("write") + two.watch.count("write");
+    need(writes == 0, || format!("{writes} writes into files that others may write"))?;
+    went("maintain", one.store.maintain(Duration::from_secs(1)))?;
+    two.close();
+    storage.cut(1);
+    let mut third = on(subject, &storage)?;
+    durable.iter().try_for_each(|known| must_find(&mut third, known, "after a power cut"))?;
     Ok(())
 }

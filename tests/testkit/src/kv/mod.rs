@@ -14,6 +14,7 @@ mod model;
 mod pages;
 mod policy;
 mod sessions;
+mod steps;
 mod traces;
 mod trial;
 

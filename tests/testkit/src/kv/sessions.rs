@@ -1,7 +1,8 @@
 //! Sessions: looked up, begun, shared, committed, rewound and ended; and random traces of it all.
 
 use super::model::*;
-use super::traces::{Run, choose};
+use super::steps::choose;
+use super::traces::Run;
 use super::trial::*;
 use super::{Strategy, stored};
 use crate::{Case, Check, Promise, Subject, for_all};
@@ -455,7 +456,7 @@ fn recurrent(subject: &Subject<'_, Strategy>) -> Check {
 
 fn traces(subject: &Subject<'_, Strategy>) -> Check {
     for_all(
-        subject.seeds(40),
+        subject.seeds(80),
         |random| choose(random, 60),
         |steps| {
             let storage = crate::double::MemoryStorage::new();

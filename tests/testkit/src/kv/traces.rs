@@ -1,106 +1,11 @@
 //! Random traces of an engine over a store, beside a model that keeps everything.
 
 use super::model::*;
+use super::steps::{Step, When};
 use super::trial::*;
-use crate::Random;
 use kvern_contract::*;
+use std::collections::BTreeMap;
 use std::time::Duration;
-
-/// When a step's whole pages are stored.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum When {
-    Before,
-    After,
-    Later,
-}
-
-/// One thing that an engine does. Numbers choose among what is there.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Step {
-    /// A new session, of a text.
-    Fresh {
-        text: u64,
-    },
-    /// A prompt is looked up, and begun from if it is found.
-    Prompt {
-        text: u64,
-        tokens: u64,
-        pages: bool,
-    },
-    /// Several prompts at once.
-    Prompts {
-        text: u64,
-    },
-    Fork {
-        of: usize,
-        at: u64,
-    },
-    Grow {
-        of: usize,
-        tokens: u64,
-        stores: When,
-    },
-    /// All sessions go on in one batch: one store, one commit.
-    Batch {
-        tokens: u64,
-    },
-    /// Pages of a step are stored, and the step is given up.
-    GiveUp {
-        of: usize,
-        flush: bool,
-    },
-    Rewind {
-        of: usize,
-        to: u64,
-    },
-    Flush {
-        of: usize,
-    },
-    End {
-        of: usize,
-        keep: bool,
-    },
-    Check {
-        of: usize,
-    },
-    Maintain,
-    /// The process ends without a word, and the next one opens the root.
-    Reopen,
-}
-
-/// Steps that a seed chooses.
-pub(super) fn choose(random: &mut Random, steps: usize) -> Vec<Step> {
-    let mut one = || {
-        let of = random.below(8) as usize;
-        let text = random.below(12);
-        match random.below(24) {
-            0..=1 => Step::Fresh { text },
-            2..=4 => {
-                let tokens = 1 + random.below(500);
-                Step::Prompt { text, tokens, pages: random.one_in(3) }
-            }
-            5 => Step::Prompts { text },
-            6 => Step::Fork { of, at: random.below(1000) },
-            7..=11 => {
-                let stores = match random.below(4) {
-                    0 => When::Before,
-                    1 => When::Later,
-                    _ => When::After,
-                };
-                Step::Grow { of, tokens: 1 + random.below(150), stores }
-            }
-            12 => Step::Batch { tokens: 1 + random.below(100) },
-            13 => Step::GiveUp { of, flush: random.one_in(2) },
-            14..=15 => Step::Rewind { of, to: random.below(1000) },
-            16..=18 => Step::Flush { of },
-            19 => Step::End { of, keep: !random.one_in(3) },
-            20..=21 => Step::Check { of },
-            22 => Step::Maintain,
-            _ => Step::Reopen,
-        }
-    };
-    (0..steps).map(|_| one()).collect()
-}
 
 /// A living session.
 struct Live {
@@ -451,7 +356,19 @@ impl<'a> Run<'a> {
 
     fn check(&mut self, at: usize) -> Went {
         let Some(trial) = self.trial.as_mut() else { return Ok(()) };
-        trial.check(self.live[at].id, &self.live[at].now)
+        trial.check(self.live[at].id, &self.live[at].now)?;
+        // Pages of living sessions are stored; a store may count what two share once.
+        let (rules, report) = (trial.rules, trial.store.report());
+        let seen = self.live.iter().flat_map(|live| {
+            let tokens = live.now.tokens();
+            live.now.pages.iter().filter(move |((_, page), _)| rules.sees(*page, tokens))
+        });
+        let pages: BTreeMap<_, _> =
+            seen.map(|(_, tag)| ((tag.layer, tag.chain), u64::from(tag.tokens))).collect();
+        let tokens: u64 = pages.values().sum();
+        need(report.persisted_tokens >= tokens, || {
+            format!("{tokens} tokens are stored, summed over layers: {report:?}")
+        })
     }
 
     /// After a power cut, on the root as it was opened again: what was flushed is there, and
@@ -466,10 +383,10 @@ impl<'a> Run<'a> {
             found(self, &prompt)?;
         }
         let rules = self.trial()?.rules;
-        let doubted = match std::mem::replace(&mut self.doubt, Doubt::None) {
+        match std::mem::replace(&mut self.doubt, Doubt::None) {
             Doubt::Flush { old: Some(old), new } => {
-                let whole = found(self, &old.keys)? >= old.gives(&rules, &old.keys)
-                    || found(self, &new.keys)? >= new.gives(&rules, &new.keys);
+                let went = found(self, &new.keys)? >= new.gives(&rules, &new.keys);
+                let whole = went || found(self, &old.keys)? >= old.gives(&rules, &old.keys);
                 need(whole, || {
                     let (old, new) = (old.tokens(), new.tokens());
                     format!(
@@ -477,15 +394,14 @@ impl<'a> Run<'a> {
                          new one of {new} is whole"
                     )
                 })?;
-                Some(old)
+                // From now on it is the one that it is.
+                self.kept.retain(|known| known.keys != old.keys);
+                self.kept.push(if went { new } else { old });
             }
-            Doubt::Drop(known) => Some(known),
-            Doubt::Flush { .. } | Doubt::None => None,
-        };
+            Doubt::Drop(dropped) => self.kept.retain(|known| known.keys != dropped.keys),
+            Doubt::Flush { old: None, .. } | Doubt::None => {}
+        }
         for known in self.kept.clone() {
-            if doubted.as_ref().is_some_and(|doubted| doubted.keys == known.keys) {
-                continue;
-            }
             let (found, flushed) = (found(self, &known.keys)?, known.gives(&rules, &known.keys));
             need(found >= flushed, || {
                 format!("{flushed} tokens were flushed, and {found} are found after a power cut")

@@ -11,9 +11,9 @@ use crate::shipped::{Shipped, of};
 use crate::suite::{as_kv, opened};
 use kvern_abi::PluginKind;
 use kvern_contract::*;
-use kvern_testkit::Promise;
 use kvern_testkit::double::{HostHook, StoreHook, Through, ThroughHost, Wrapped};
 use kvern_testkit::kv::cases;
+use kvern_testkit::{Outcome, Promise, Subject, run};
 
 type Strategy = dyn KvStrategy;
 
@@ -60,4 +60,59 @@ fn every_promise_of_a_kv_strategy_is_tried() {
     mutants.extend(drive::mutants());
     mutants.extend(extensions::mutants());
     all_turn_red(&cases(), &mutants, &|| opened(&shipped, as_kv));
+}
+
+/// A strategy that ships, under a policy of another form.
+fn formed(inner: Box<Strategy>, form: fn(&mut KvDescription, &mut KvPolicy)) -> Box<Strategy> {
+    let bent = Wrapped::new(inner).with_description(move |description| {
+        let mut policy = KvPolicy {
+            policy_id: "form".into(),
+            flush: None,
+            retain: Threshold::default(),
+            window: None,
+            keep_rows: None,
+            cold: KvEncoding::Bf16,
+            cold_after: 0,
+            store_partial: false,
+        };
+        form(description, &mut policy);
+    });
+    Box::new(bent.with_policy(move |inner, ask| {
+        let (mut description, mut policy) = (inner.describe(), inner.policy(ask)?);
+        form(&mut description, &mut policy);
+        Ok(policy)
+    }))
+}
+
+#[test]
+fn a_store_under_a_policy_of_another_form_keeps_every_case() {
+    let shipped = persistent();
+    let int8 = |description: &mut KvDescription, policy: &mut KvPolicy| {
+        description.capabilities.exact = false;
+        policy.cold = KvEncoding::Int8 { key: Granularity::Channel, value: Granularity::Token };
+        (policy.cold_after, policy.retain.tokens) = (192, Some(192));
+    };
+    let whole = |_: &mut KvDescription, policy: &mut KvPolicy| policy.store_partial = false;
+    let passing = |description: &mut KvDescription, _: &mut KvPolicy| {
+        description.capabilities.persistent = false;
+    };
+    let forms: [(&str, fn(&mut KvDescription, &mut KvPolicy)); 3] = [
+        ("cold pages in int8", int8),
+        ("whole pages alone", whole),
+        ("for this run alone", passing),
+    ];
+    let mut broken = Vec::new();
+    for (what, form) in forms {
+        let make = || opened(&shipped, as_kv).map(|inner| formed(inner, form));
+        let mut kept = 0;
+        for case in cases() {
+            match run(&case, &Subject::new(&make)).outcome {
+                Outcome::Kept => kept += 1,
+                Outcome::Skipped(_) => {}
+                Outcome::Broken(line) => broken.push(format!("{what}: {}: {line}", case.name)),
+            }
+        }
+        assert!(kept > 20, "{what}: {kept} cases");
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
 }

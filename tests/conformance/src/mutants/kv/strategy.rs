@@ -140,6 +140,12 @@ pub(super) fn mutants() -> Vec<Mutant<Strategy>> {
         mutant("KvPolicy::flush", "`None`: never.", "it spills to nowhere", |inner| {
             described(inner, |d| d.capabilities.store = false)
         }),
+        mutant(
+            "KvCapabilities::shared",
+            "Several hosts write one root at once: the host takes no lock, every file is published.",
+            "one that writes into its files",
+            |inner| described(inner, |d| d.capabilities.shared = true),
+        ),
         mutant("StoreSpec::read_only", "Nothing may be written.", "it is ignored", |inner| {
             opened_as(inner, |spec| spec.read_only = false)
         }),
