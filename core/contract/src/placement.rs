@@ -39,7 +39,8 @@ struct Filling<'a> {
 /// *Errors* Invalid: an option, a unit of a layer that is not there, device layers without a
 /// device. OverBudget: counted layers do not fit; says what they need and what there is.
 pub fn place_by_order(ask: &PlanAsk, order: fn(u32) -> Vec<u32>) -> Result<Placement> {
-    let none = none_asked(&ask.options)?;
+    known_options(&ask.options, PLAN, &order_options())?;
+    let none = switch_option(&ask.options, PLAN, HOST_LAYERS_NONE, false)?;
     let mut filling = Filling::new(ask)?;
     let mut device = room(ask, Tier::Device);
     let mut host = room(ask, Tier::Host);
@@ -75,26 +76,10 @@ pub fn place_by_order(ask: &PlanAsk, order: fn(u32) -> Vec<u32>) -> Result<Place
     Ok(filling.finish())
 }
 
-fn invalid(message: String) -> Error {
-    Error::new(ErrorKind::Invalid, "offload/plan", message)
-}
+const PLAN: &str = "offload/plan";
 
-fn none_asked(options: &Options) -> Result<bool> {
-    let mut none = false;
-    for (name, value) in options {
-        match (name.as_str(), value) {
-            (HOST_LAYERS_NONE, OptionValue::Switch(on)) => none = *on,
-            (HOST_LAYERS_NONE, _) => {
-                return Err(invalid(format!("option {HOST_LAYERS_NONE} is true or false")));
-            }
-            _ => {
-                return Err(invalid(format!(
-                    "option `{name}` is unknown; there is {HOST_LAYERS_NONE}"
-                )));
-            }
-        }
-    }
-    Ok(none)
+fn invalid(message: String) -> Error {
+    Error::new(ErrorKind::Invalid, PLAN, message)
 }
 
 fn room(ask: &PlanAsk, tier: Tier) -> Option<Room> {
@@ -139,7 +124,7 @@ impl<'a> Filling<'a> {
                 "{layers} layers need {needed} bytes of {tier} memory, there are {left}: ask for \
                  fewer layers or raise the budget"
             );
-            return Err(Error::new(ErrorKind::OverBudget, "offload/plan", message));
+            return Err(Error::new(ErrorKind::OverBudget, PLAN, message));
         }
         chosen.iter().for_each(|layer| self.keep(room, *layer, "layer within the count"));
         Ok(chosen.len() as u32)
@@ -312,7 +297,7 @@ mod tests {
         assert_eq!(place_by_order(&ask, forward).unwrap_err().kind, ErrorKind::Invalid);
         ask.options = Options::from([("layers".into(), OptionValue::Integer(1))]);
         let error = place_by_order(&ask, forward).unwrap_err();
-        assert!(error.message.contains("`layers` is unknown"), "{error}");
+        assert!(error.message.contains("layers is unknown"), "{error}");
     }
 
     #[test]

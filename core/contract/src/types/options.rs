@@ -46,6 +46,26 @@ pub fn whole_option(
     })
 }
 
+/// The switch that `options` has under `name`, or `default`.
+///
+/// # Errors
+/// Invalid: names the option and what it is.
+pub fn switch_option(
+    options: &Options,
+    operation: &str,
+    name: &str,
+    default: bool,
+) -> Result<bool> {
+    match options.get(name) {
+        None => Ok(default),
+        Some(OptionValue::Switch(value)) => Ok(*value),
+        Some(other) => {
+            let text = format!("option {name} is {}, not true or false", shown(other));
+            Err(Error::new(ErrorKind::Invalid, operation, text))
+        }
+    }
+}
+
 /// Whether every one of `options` is among `known`.
 ///
 /// # Errors
@@ -89,6 +109,18 @@ mod tests {
             let text = format!("option hot is {said}, not a whole number of 1 to 9");
             assert_eq!((error.kind, error.message), (ErrorKind::Invalid, text));
         }
+    }
+
+    #[test]
+    fn a_switch_is_on_or_off_or_refused_by_name() {
+        let with = |value| Options::from([("keep".to_owned(), value)]);
+        let ask = |options: &Options| switch_option(options, "kv/policy", "keep", true);
+        assert_eq!(
+            (ask(&Options::new()), ask(&with(OptionValue::Switch(false)))),
+            (Ok(true), Ok(false))
+        );
+        let error = ask(&with(OptionValue::Integer(1))).unwrap_err();
+        assert_eq!(error.message, "option keep is 1, not true or false");
     }
 
     #[test]

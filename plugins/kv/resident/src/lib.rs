@@ -24,10 +24,7 @@ impl KvStrategy for Resident {
     }
 
     fn policy(&self, ask: &PolicyAsk) -> Result<KvPolicy> {
-        if let Some(name) = ask.options.keys().next() {
-            let message = format!("resident has no options, `{name}` was given: leave it out");
-            return Err(Error::new(ErrorKind::Invalid, "kv/policy", message));
-        }
+        known_options(&ask.options, "kv/policy", &Options::new())?;
         if ask.lifecycle == Lifecycle::Persistent {
             let message =
                 "resident keeps nothing on disk: persistent needs a strategy with a store";

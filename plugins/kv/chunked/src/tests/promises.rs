@@ -35,13 +35,13 @@ fn an_option_out_of_range_is_refused_with_its_name_and_range() {
     };
     let error = with("flush_tokens", OptionValue::Integer(0));
     assert_eq!(error.kind, ErrorKind::Invalid);
-    assert_eq!(error.message, "flush_tokens is 0, not a whole number of 1 to 1073741824");
+    assert_eq!(error.message, "option flush_tokens is 0, not a whole number of 1 to 1073741824");
     let error = with("flush_bytes", OptionValue::Text("8 MiB".into()));
-    assert!(error.message.starts_with("flush_bytes is \"8 MiB\""), "{}", error.message);
+    assert!(error.message.starts_with("option flush_bytes is \"8 MiB\""), "{}", error.message);
     let error = with("flush_token", OptionValue::Integer(1));
-    assert!(error.message.contains("it has accelerator_flush_bytes"), "{}", error.message);
+    assert!(error.message.contains("there is accelerator_flush_bytes"), "{}", error.message);
     let error = with("store_partial", OptionValue::Integer(1));
-    assert_eq!(error.message, "store_partial is 1, not true or false");
+    assert_eq!(error.message, "option store_partial is 1, not true or false");
     let options = Options::from([("flush_tokens".to_owned(), OptionValue::Integer(256))]);
     let policy = Chunked.policy(&ask(options, false)).unwrap();
     assert_eq!(policy.flush.unwrap().tokens, Some(256));
