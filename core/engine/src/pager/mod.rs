@@ -217,11 +217,11 @@ impl Drop for Pager {
         for id in std::mem::take(&mut self.sessions).into_keys() {
             self.tell(Ask::End(id));
         }
-        if let Some(store) = self.store.take() {
-            if let Some(doing) = store.finish(self.deadline) {
-                let text = format!("it did not end in {:?}: left behind", self.deadline);
-                self.events_log(&Error::new(ErrorKind::Timeout, doing, text));
-            }
+        if let Some(store) = self.store.take()
+            && let Some(doing) = store.finish(self.deadline)
+        {
+            let text = format!("it did not end in {:?}: left behind", self.deadline);
+            self.events_log(&Error::new(ErrorKind::Timeout, doing, text));
         }
         if let Some(home) = self.home.take() {
             home.remove();
