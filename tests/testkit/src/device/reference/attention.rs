@@ -234,7 +234,8 @@ pub fn attention(op: &Op, image: &Image) -> Result<Vec<Write>> {
     let (window, keep) = (u64::from(window), u64::from(keep));
     let sight =
         Sight { q, heads, shape, scale, softcap, window, keep, causal, entries, masks, pool };
-    if !is_there(state) && !(first && last) {
+    let whole = first && last;
+    if !is_there(state) && !whole {
         return invalid("no state, and not both first and last");
     }
     let (vd, h) = (u64::from(value_dim), u64::from(heads));

@@ -88,7 +88,7 @@ pub fn attention(desk: &mut Desk, n: u64) -> Vec<Op> {
             let encoding = desk.page_encoding(n + number);
             let mut page = desk.page(encoding, &layer, tokens);
             let mut mask = u32::MAX;
-            if masked && number % 2 == 0 {
+            if masked && number.is_multiple_of(2) {
                 mask = masks.len() as u32 / kv_heads;
                 for head in 0..kv_heads {
                     // Row 0 stays: no query is without anything to see.
@@ -110,7 +110,7 @@ pub fn attention(desk: &mut Desk, n: u64) -> Vec<Op> {
     }
     let sequences = batch.len() as u32;
     let masks = masks.iter().flat_map(|m: &u64| m.to_le_bytes()).collect::<Vec<_>>();
-    let kept = n % 2 == 0;
+    let kept = n.is_multiple_of(2);
     vec![Op::Attention {
         q: desk.floats(row * heads * key_dim),
         out: desk.out(row * heads * value_dim),

@@ -15,7 +15,7 @@ pub fn route(desk: &mut Desk, n: u64) -> Vec<Op> {
         logits.iter_mut().for_each(|x| *x = (*x * 2.0).round());
     }
     // With a bias there would be near ties.
-    let bias = desk.maybe(!tied && n % 2 == 0, experts);
+    let bias = desk.maybe(!tied && n.is_multiple_of(2), experts);
     let logits = desk.given(&logits);
     let (ids, weights) = (desk.out(rows * top), desk.out(rows * top));
     let (renormalise, scale) = (n / 2 % 2 == 1, of(&[1.0, 2.5], n));
@@ -54,7 +54,7 @@ pub fn experts(desk: &mut Desk, n: u64) -> Vec<Op> {
         let step = 1 + 4 * desk.random.below(2) as u32;
         ids.extend((0..top).map(|i| (first + i * step) % experts as u32));
     }
-    let (experts, biased) = (experts as u32, n % 2 == 0);
+    let (experts, biased) = (experts as u32, n.is_multiple_of(2));
     let first = n % 4 != 3;
     vec![Op::Experts {
         x: desk.floats(rows * width),

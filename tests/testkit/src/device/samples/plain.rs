@@ -21,7 +21,7 @@ pub fn norm(desk: &mut Desk, n: u64) -> Vec<Op> {
     // A width in blocks may be in any encoding, another in none that has blocks.
     let encoding = match desk.weight_encoding(n / 2) {
         _ if n % 7 == 6 => WeightEncoding::None,
-        WeightEncoding::Mxfp4 if width % 32 != 0 => WeightEncoding::F32,
+        WeightEncoding::Mxfp4 if !width.is_multiple_of(32) => WeightEncoding::F32,
         other => other,
     };
     let weight = match encoding {
@@ -36,7 +36,7 @@ pub fn norm(desk: &mut Desk, n: u64) -> Vec<Op> {
         true => desk.view(counts, 1),
         false => View::default(),
     };
-    let out = if n % 5 == 0 { x } else { desk.view(counts, (n % 2) as u32) };
+    let out = if n.is_multiple_of(5) { x } else { desk.view(counts, (n % 2) as u32) };
     let eps = of(&[1e-5, 0.01], n);
     vec![Op::Norm { x, weight, bias, gate, out, kind, rows, groups, width, eps }]
 }
@@ -49,9 +49,9 @@ pub fn linear(desk: &mut Desk, n: u64) -> Vec<Op> {
     let blocks = [of(&[32, 96, 64, 160, 256], round)];
     let odd = [of(&[37, 1, 129, 48, 63, 200], round)];
     let scaled = desk.weights.contains(&WeightEncoding::Mxfp4);
-    let inputs = if scaled && round % 2 == 0 { blocks[0] } else { odd[0] };
+    let inputs = if scaled && round.is_multiple_of(2) { blocks[0] } else { odd[0] };
     let encoding = |desk: &Desk, n: u64| match desk.weight_encoding(n) {
-        WeightEncoding::Mxfp4 if inputs % 32 != 0 => WeightEncoding::Bf16,
+        WeightEncoding::Mxfp4 if !inputs.is_multiple_of(32) => WeightEncoding::Bf16,
         other => other,
     };
     let outputs: Vec<u32> = match epilogue {
@@ -92,7 +92,7 @@ pub fn map(desk: &mut Desk, n: u64) -> Vec<Op> {
     let b = match kind {
         Scale | Softcap | Copy => View::default(),
         // One b a row, for all of its groups.
-        _ if n % 3 == 0 => View { group: 0, step: 0, ..desk.view([rows, 1, 1], 0) },
+        _ if n.is_multiple_of(3) => View { group: 0, step: 0, ..desk.view([rows, 1, 1], 0) },
         _ => desk.view(counts, 1),
     };
     let out = match n % 4 {

@@ -38,7 +38,7 @@ pub fn conv(desk: &mut Desk, n: u64) -> Vec<Op> {
         sequences,
         channels,
         kernel,
-        silu: n % 2 == 0,
+        silu: n.is_multiple_of(2),
         // Last, so that a slot past its end is past the arena's soon.
         state: desk.floats(3 * (kernel - 1) * channels),
     }]
