@@ -136,7 +136,8 @@ pub fn attention(op: &Op, memory: &mut Memory) -> Result<()> {
         return refuse(ErrorKind::Internal, "no attention");
     };
     let kept = state.buffer != Buffer(0);
-    if !kept && !(first && last) {
+    let whole = first && last;
+    if !kept && !whole {
         return refuse(ErrorKind::Invalid, "no state, and not both first and last");
     }
     let [heads, kv_heads, kd, vd] = [heads, kv_heads, key_dim, value_dim].map(u64::from);

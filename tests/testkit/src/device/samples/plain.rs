@@ -16,7 +16,7 @@ pub fn embed(desk: &mut Desk, n: u64) -> Vec<Op> {
 pub fn norm(desk: &mut Desk, n: u64) -> Vec<Op> {
     let kind = of(&[NormKind::Rms, NormKind::RmsPlusOne, NormKind::Layer, NormKind::L2], n);
     let (rows, groups) = (of(&[1, 3, 33], n), of(&[1, 4], n / 3));
-    let width = of(&[3, 32, 17, 96, 100], n);
+    let width: u32 = of(&[3, 32, 17, 96, 100], n);
     let counts = [rows, groups, width];
     // A width in blocks may be in any encoding, another in none that has blocks.
     let encoding = match desk.weight_encoding(n / 2) {
@@ -46,10 +46,10 @@ pub fn linear(desk: &mut Desk, n: u64) -> Vec<Op> {
     let epilogue = of(&[None, Silu, Gelu, GeluTanh, SiluGated, GeluTanhGated, Clamped, Add], n);
     let rows = of(&[1, 7, 33, 2, 16], n);
     let round = n / 8;
-    let blocks = [of(&[32, 96, 64, 160, 256], round)];
-    let odd = [of(&[37, 1, 129, 48, 63, 200], round)];
+    let blocks: u32 = of(&[32, 96, 64, 160, 256], round);
+    let odd = of(&[37, 1, 129, 48, 63, 200], round);
     let scaled = desk.weights.contains(&WeightEncoding::Mxfp4);
-    let inputs = if scaled && round.is_multiple_of(2) { blocks[0] } else { odd[0] };
+    let inputs = if scaled && round.is_multiple_of(2) { blocks } else { odd };
     let encoding = |desk: &Desk, n: u64| match desk.weight_encoding(n) {
         WeightEncoding::Mxfp4 if !inputs.is_multiple_of(32) => WeightEncoding::Bf16,
         other => other,
