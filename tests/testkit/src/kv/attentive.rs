@@ -73,7 +73,7 @@ impl Looking {
 
     /// One step of a session at layer 2: a page may fill, pages are chosen, mass is seen. What was
     /// decided.
-    fn step(&mut self, seen: &mut Seen, seed: u64) -> Went<(Vec<u64>, Vec<(u32, u32)>)> {
+    fn step(&mut self, seen: &mut Seen, seed: u64) -> Went<Decided> {
         let layer = LayerIndex(2);
         let mut random = Random::new(seed ^ u64::from(seen.tokens) << 20);
         let before = seen.tokens;
@@ -144,6 +144,9 @@ impl Looking {
         Ok((words, drops))
     }
 }
+
+/// Words of the mask that is left, and rows that are dropped: a kv head and a position each.
+type Decided = (Vec<u64>, Vec<(u32, u32)>);
 
 /// What a session was shown so far, and what is left of it.
 #[derive(Clone)]

@@ -71,13 +71,15 @@ pub(super) struct Rules {
     pub(super) partial: bool,
     /// The encoding of cold pages, if it is not the hot one.
     pub(super) cold: Option<KvEncoding>,
+    /// Whether `find` must find what is stored: a store that does not outlive its process need not.
+    pub(super) finds: bool,
 }
 
 impl Rules {
     /// Of a policy.
-    pub(super) fn of(policy: &KvPolicy) -> Self {
+    pub(super) fn of(policy: &KvPolicy, finds: bool) -> Self {
         let cold = Some(policy.cold).filter(|cold| *cold != shape().hot);
-        Rules { window: policy.window, partial: policy.store_partial, cold }
+        Rules { window: policy.window, partial: policy.store_partial, cold, finds }
     }
 
     /// Whether a query after `tokens` tokens can see a page.
@@ -94,7 +96,7 @@ impl Rules {
         let end = (first + PAGE).min(keys.len() as u64);
         let chain = chain(&keys[..end as usize]);
         // Some whole pages went out cold, some hot.
-        let cold = self.cold.filter(|_| end == first + PAGE && chain.0[0] % 2 == 0);
+        let cold = self.cold.filter(|_| end == first + PAGE && chain.0[0].is_multiple_of(2));
         let encoding = cold.unwrap_or(shape().hot);
         let of = shape().layers[layer as usize];
         let bytes = match of.page_bytes(encoding) {
@@ -156,6 +158,9 @@ impl Known {
     /// How many of a prompt's tokens this history gives alone: whole pages or all of it, with every
     /// layer's pages stored. Under a window, all of it or nothing.
     pub(super) fn gives(&self, rules: &Rules, prompt: &[TokenKey]) -> u64 {
+        if !rules.finds {
+            return 0;
+        }
         let common = self.keys.iter().zip(prompt).take_while(|(a, b)| a == b).count() as u64;
         let can = |&at: &u64| {
             let whole = at == self.tokens() || (at.is_multiple_of(PAGE) && rules.window.is_none());
@@ -202,7 +207,7 @@ pub(super) fn most<'a>(
 mod tests {
     use super::*;
 
-    const ALL: Rules = Rules { window: None, partial: true, cold: None };
+    const ALL: Rules = Rules { window: None, partial: true, cold: None, finds: true };
 
     fn known(tokens: u64) -> Known {
         let keys = text(3, 0, tokens);

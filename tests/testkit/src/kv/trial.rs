@@ -36,6 +36,9 @@ impl From<Stop> for String {
 /// What a step of a test answers.
 pub(super) type Went<T = ()> = std::result::Result<T, Stop>;
 
+/// A page that came, or the verdict that has none.
+pub(super) type Loaded = std::result::Result<(PageTag, Vec<u8>), Verdict>;
+
 /// Breaks a promise unless `holds`.
 pub(super) fn need(holds: bool, line: impl FnOnce() -> String) -> Went {
     if holds { Ok(()) } else { Err(Stop::Wrong(line())) }
@@ -145,8 +148,8 @@ impl Trial {
         let store = went("open", strategy.open(spec, host))?.store;
         let store =
             store.ok_or_else(|| Stop::Wrong("it declares a store and opens none".into()))?;
-        let rules = Rules::of(&spec.policy);
         let persistent = spec.lifecycle == Lifecycle::Persistent;
+        let rules = Rules::of(&spec.policy, persistent);
         Ok(Trial { storage, root, watch, store, rules, persistent })
     }
 
@@ -243,11 +246,7 @@ impl Trial {
     }
 
     /// Loads pages as the host does; the tag and bytes of each, or the verdict that has none.
-    pub(super) fn load(
-        &mut self,
-        keys: &[PageKey],
-        within: Duration,
-    ) -> Went<Vec<std::result::Result<(PageTag, Vec<u8>), Verdict>>> {
+    pub(super) fn load(&mut self, keys: &[PageKey], within: Duration) -> Went<Vec<Loaded>> {
         let length = longest(&self.rules);
         let mut frames: Vec<Frame> = keys.iter().map(|_| Frame::new(length)).collect();
         let mut loads: Vec<PageLoad<'_>> = (keys.iter().zip(&mut frames))
@@ -266,12 +265,7 @@ impl Trial {
         Ok(out)
     }
 
-    fn answered(
-        &self,
-        key: PageKey,
-        frame: &Frame,
-        verdict: Verdict,
-    ) -> Went<std::result::Result<(PageTag, Vec<u8>), Verdict>> {
+    fn answered(&self, key: PageKey, frame: &Frame, verdict: Verdict) -> Went<Loaded> {
         let tag = match verdict {
             Verdict::At { tag, .. } | Verdict::Filled { tag } => tag,
             other => return Ok(Err(other)),
@@ -346,11 +340,7 @@ impl Trial {
 }
 
 /// Whether a page came as it was stored.
-pub(super) fn right(
-    key: PageKey,
-    tag: &PageTag,
-    got: std::result::Result<(PageTag, Vec<u8>), Verdict>,
-) -> Went {
+pub(super) fn right(key: PageKey, tag: &PageTag, got: Loaded) -> Went {
     let (came, bytes) =
         got.map_err(|verdict| Stop::Wrong(format!("{key:?} was stored and is {verdict:?}")))?;
     need(came == *tag, || format!("{key:?} comes with {came:?}, and went with {tag:?}"))?;
