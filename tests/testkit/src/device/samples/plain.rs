@@ -67,7 +67,7 @@ pub fn linear(desk: &mut Desk, n: u64) -> Vec<Op> {
         let plain = !matches!(encoding, WeightEncoding::Int8 | WeightEncoding::Mxfp4);
         let layout = u32::from(plain && n % 11 == 10);
         weights.push(desk.weight(encoding, (*outputs, inputs), (1, layout)));
-        biases.push(desk.maybe((n + i as u64) % 3 > 0, *outputs));
+        biases.push(desk.maybe(!(n + i as u64).is_multiple_of(3), *outputs));
         outs.push(match epilogue {
             Add => desk.floats(rows * outputs),
             Clamped => desk.out(rows * outputs / 2),
