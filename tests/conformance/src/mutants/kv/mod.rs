@@ -62,8 +62,11 @@ fn every_promise_of_a_kv_strategy_is_tried() {
     all_turn_red(&cases(), &mutants, &|| opened(&shipped, as_kv));
 }
 
+/// What another form changes.
+type Form = fn(&mut KvDescription, &mut KvPolicy);
+
 /// A strategy that ships, under a policy of another form.
-fn formed(inner: Box<Strategy>, form: fn(&mut KvDescription, &mut KvPolicy)) -> Box<Strategy> {
+fn formed(inner: Box<Strategy>, form: Form) -> Box<Strategy> {
     let bent = Wrapped::new(inner).with_description(move |description| {
         let mut policy = KvPolicy {
             policy_id: "form".into(),
@@ -96,7 +99,7 @@ fn a_store_under_a_policy_of_another_form_keeps_every_case() {
     let passing = |description: &mut KvDescription, _: &mut KvPolicy| {
         description.capabilities.persistent = false;
     };
-    let forms: [(&str, fn(&mut KvDescription, &mut KvPolicy)); 3] = [
+    let forms: [(&str, Form); 3] = [
         ("cold pages in int8", int8),
         ("whole pages alone", whole),
         ("for this run alone", passing),
