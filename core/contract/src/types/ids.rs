@@ -1,5 +1,6 @@
 //! Identities: newtypes over integers, so that a layer is never taken for a file.
 
+use super::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 
 macro_rules! ids { ($($(#[$d:meta])* $name:ident($inner:ty);)*) => { $(
@@ -26,6 +27,13 @@ ids! {
     /// 128 bits over a seed (weights digest, config, dtype, encoding, layout, format) and every
     /// token key up to a position. The host computes it; a plugin compares and stores it.
     ChainHash([u8; 16]);
+}
+
+impl SessionId {
+    /// What a call answers that names a session which is not there: NotFound.
+    pub fn unknown(self, operation: &str) -> Error {
+        Error::new(ErrorKind::NotFound, operation, format!("session {} is unknown", self.0))
+    }
 }
 
 /// What makes a row of KV what it is: the token, and the content behind it.

@@ -1,6 +1,6 @@
 //! What a model keeps of its history, layer by layer, and the forms a page of it may have.
 
-use super::PAGE_TOKENS;
+use super::{Error, ErrorKind, PAGE_TOKENS, Result};
 use serde::{Deserialize, Serialize};
 
 /// How a layer remembers.
@@ -99,6 +99,19 @@ pub struct KvShape {
     pub layers: Vec<KvLayer>,
     /// Encoding of hot pages, which the device writes.
     pub hot: KvEncoding,
+}
+
+impl KvShape {
+    /// For strategies that keep no recurrent states.
+    ///
+    /// # Errors
+    /// Unsupported: names the first recurrent layer.
+    pub fn without_recurrence(&self, operation: &str) -> Result<()> {
+        let recurrent = |layer: &KvLayer| matches!(layer.kind, LayerKind::Recurrent { .. });
+        let Some(layer) = self.layers.iter().position(recurrent) else { return Ok(()) };
+        let text = format!("layer {layer} is recurrent, and this strategy keeps no states");
+        Err(Error::new(ErrorKind::Unsupported, operation, text))
+    }
 }
 
 #[cfg(test)]

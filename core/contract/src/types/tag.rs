@@ -32,7 +32,7 @@ pub struct PageTag {
 impl PageTag {
     /// Position after the last filled row.
     pub fn end(&self) -> TokenIndex {
-        self.first + TokenIndex::from(self.tokens)
+        self.first.saturating_add(TokenIndex::from(self.tokens))
     }
 
     /// The stored form, little endian, fields in order.

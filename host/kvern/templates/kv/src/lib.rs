@@ -14,6 +14,7 @@ impl KvStrategy for Strategy {
     }
 
     fn policy(&self, ask: &PolicyAsk) -> Result<KvPolicy> {
+        ask.shape.without_recurrence("kv/policy")?;
         let hot = whole_option(&ask.options, "kv/policy", "hot_tokens", 64, 1..=1 << 30)?;
         Ok(KvPolicy::exact("__NAME__", ask, hot))
     }
@@ -40,8 +41,7 @@ struct Store {
 
 impl Store {
     fn places(&mut self, session: SessionId) -> Result<&mut Places> {
-        let missing = || Error::new(ErrorKind::NotFound, "kv/__NAME__", "no such session");
-        self.sessions.get_mut(&session).ok_or_else(missing)
+        self.sessions.get_mut(&session).ok_or_else(|| session.unknown("kv/__NAME__"))
     }
 }
 
