@@ -41,10 +41,10 @@ impl Wrapped {
     }
 
     /// Opens instead of it.
-    pub fn with_open(
-        mut self,
-        bend: impl FnMut(&mut dyn KvStrategy, &StoreSpec, HostRef) -> Result<Opened> + Send + 'static,
-    ) -> Self {
+    pub fn with_open<F>(mut self, bend: F) -> Self
+    where
+        F: FnMut(&mut dyn KvStrategy, &StoreSpec, HostRef) -> Result<Opened> + Send + 'static,
+    {
         self.open = Box::new(bend);
         self
     }
