@@ -103,7 +103,7 @@ pub fn run<P: ?Sized>(case: &Case<P>, subject: &Subject<'_, P>) -> Ran {
         Ok(Ok(None)) => Outcome::Kept,
         Ok(Ok(Some(reason))) => Outcome::Skipped(reason.to_owned()),
         Ok(Err(line)) => Outcome::Broken(one_line(&line)),
-        Err(payload) => Outcome::Broken(format!("a panic: {}", one_line(&text_of(&*payload)))),
+        Err(payload) => Outcome::Broken(told(&*payload)),
     };
     Ran { name: case.name, promises: case.promises, outcome, took: began.elapsed() }
 }
@@ -132,10 +132,11 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(600).collect()
 }
 
-fn text_of(payload: &(dyn std::any::Any + Send)) -> String {
+/// What a panic says, on one line.
+pub(crate) fn told(payload: &(dyn std::any::Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
-    text.unwrap_or_else(|| "without a message".to_owned())
+    format!("a panic: {}", one_line(&text.unwrap_or_else(|| "without a message".to_owned())))
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! Random traces: a list of steps from a seed, and the shortest list that still fails.
 
+use crate::case::told;
 use crate::{Check, Random};
 use std::fmt::Debug;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Steps that a seed chose. Any part of a trace must be a trace too: a step that names what is not
 /// there does nothing.
@@ -14,6 +16,11 @@ pub fn for_all<S: Clone + Debug>(
     mut choose: impl FnMut(&mut Random) -> Trace<S>,
     mut check: impl FnMut(&[S]) -> Check,
 ) -> Check {
+    // A panic fails a trace like any other fault, so that it is shrunk too.
+    let mut check = |trace: &[S]| {
+        let checked = catch_unwind(AssertUnwindSafe(|| check(trace)));
+        checked.unwrap_or_else(|payload| Err(told(&*payload)))
+    };
     for seed in seeds {
         let trace = choose(&mut Random::new(seed));
         let Err(first) = check(&trace) else { continue };
@@ -73,6 +80,17 @@ mod tests {
         };
         let line = for_all(0..50, numbers, needs_both).expect_err("some seed has both");
         assert!(line.contains("2 of 200 steps: [7, 13]"), "{line}");
+    }
+
+    #[test]
+    fn a_panic_is_shrunk_like_any_other_failure() {
+        let panics = |trace: &[u64]| {
+            assert!(!trace.contains(&7), "a seven");
+            Ok(())
+        };
+        let line = for_all(0..9, numbers, panics).expect_err("some seed has a seven");
+        assert!(line.starts_with("a panic: a seven (seed "), "{line}");
+        assert!(line.contains("1 of 200 steps: [7]"), "{line}");
     }
 
     #[test]

@@ -103,7 +103,7 @@ fn mutants() -> Vec<Mutant<dyn OffloadPolicy>> {
                 placement.units.iter_mut().for_each(|p| p.reason.clear());
             });
         "PlanAsk::host_layers" "Placed layers that the operator asked for on the host":
-            "a layer less than asked for",
+            "a layer fewer than asked for",
             plan: |inner, ask| inner.plan(&PlanAsk {
                 host_layers: ask.host_layers.saturating_sub(1).max(ask.host_layers.min(1)),
                 ..ask.clone()
