@@ -20,6 +20,8 @@ pub struct Journal {
     file: FileId,
     name: String,
     tail: u64,
+    /// Bytes that the file may have: appends that failed leave some behind the tail.
+    length: u64,
     lost: bool,
     read_only: bool,
 }
@@ -42,6 +44,7 @@ impl Journal {
             file,
             name: name.to_owned(),
             tail: 0,
+            length: bytes,
             lost: false,
             read_only,
         };
@@ -71,6 +74,7 @@ impl Journal {
             return Err(Error::new(ErrorKind::Io, "journal/append", text));
         }
         let record = write_record(self.tail, payload)?;
+        self.length = self.length.max(self.tail + record.len() as u64);
         self.write(self.tail, &record)?;
         if let Err(error) = self.host.sync(&[self.file]) {
             self.lost = true;
@@ -83,6 +87,11 @@ impl Journal {
     /// Length in bytes of what is whole and durable.
     pub fn bytes(&self) -> u64 {
         self.tail
+    }
+    /// Most bytes that the file has, once `more` bytes of records are appended: what appends that
+    /// failed or a cut left behind the last whole record counts too.
+    pub fn bytes_with(&self, more: u64) -> u64 {
+        self.length.max(self.tail.saturating_add(more))
     }
     /// Whether a sync failed, so that the root must be opened anew.
     pub fn is_lost(&self) -> bool {

@@ -233,6 +233,38 @@ fn a_commit_that_does_not_follow_changes_nothing() {
 }
 
 #[test]
+fn pages_of_tokens_that_never_came_are_nobodys_once_others_are_committed() {
+    let storage = MemoryStorage::new();
+    let (start, other) = (tokens(1, 100), tokens(2, 100));
+    let (given_up, came) = ([&start[..], &other].concat(), [&start[..], &start].concat());
+    let mut store = open(storage.clone()).unwrap();
+    filled(&mut *store, A, &start);
+    kit::drive::store(&mut *store, &sealed(A, &given_up, 1..4)).unwrap();
+    commit(&mut *store, A, &came[..150], 100).unwrap();
+    assert_eq!(find(&mut *store, &came).unwrap().tokens, 64, "page 1 is of other tokens");
+    for page in 1..4 {
+        let key = PageKey { session: A, layer: LayerIndex(0), part: Part::Page(page) };
+        let gone = load(&mut *store, &*storage, key).is_none();
+        // Those that no commit has reached may still be of tokens that come.
+        assert_eq!(gone, page == 1, "page {page}");
+    }
+    commit(&mut *store, A, &came, 150).unwrap();
+    store.flush(A).unwrap();
+    store.end(A, true).unwrap();
+    drop(store);
+    let mut store = open(storage.clone()).unwrap();
+    assert_eq!(find(&mut *store, &came).unwrap().tokens, 64, "no record names them");
+    // Of tokens that do come they are found.
+    filled(&mut *store, B, &start);
+    kit::drive::store(&mut *store, &sealed(B, &given_up, 1..4)).unwrap();
+    commit(&mut *store, B, &given_up[..150], 100).unwrap();
+    assert_eq!(find(&mut *store, &given_up).unwrap().tokens, 128);
+    commit(&mut *store, B, &given_up, 150).unwrap();
+    assert_eq!(find(&mut *store, &given_up).unwrap().tokens, 200);
+    assert!(all_right(&mut *store, &*storage, B, &given_up));
+}
+
+#[test]
 fn after_a_failed_sync_nothing_is_stored_or_flushed_until_the_root_is_opened_anew() {
     let keys = tokens(1, 128);
     // The pages' sync, then the record's.

@@ -3,7 +3,8 @@
 use kvern_contract::*;
 use std::collections::BTreeMap;
 
-const PAGE: u64 = PAGE_TOKENS as u64;
+/// Tokens of a page.
+pub(crate) const PAGE: u64 = PAGE_TOKENS as u64;
 
 /// Which layers keep what.
 #[derive(Clone, Debug)]

@@ -1,9 +1,9 @@
 //! A session that the engine has open, and what of it no record says yet.
 
 use super::Place;
-use super::history::{Entry, History, Layers, Spot, end_of};
+use super::history::{Entry, History, Layers, PAGE, Spot, end_of};
 use super::record::Record;
-use kvern_contract::{TokenIndex, TokenKey};
+use kvern_contract::{Commit, TokenIndex};
 use std::collections::BTreeSet;
 
 /// A living session.
@@ -33,10 +33,26 @@ impl<P: Place> Live<P> {
         self.clean = false;
     }
 
-    pub(crate) fn commit(&mut self, keys: &[TokenKey], note: &[u8]) {
-        self.history.keys.extend_from_slice(keys);
+    /// Adds tokens. Entries that were stored ahead of them and are of others go: nobody could load
+    /// them, and they would be counted as these tokens' pages.
+    pub(crate) fn commit(&mut self, commit: &Commit<'_>) {
+        let before = self.history.tokens();
+        let chain_at = |end: u64| match usize::try_from(end / PAGE - before / PAGE) {
+            _ if end == commit.tokens => Some(commit.chain),
+            Ok(filled) if end.is_multiple_of(PAGE) => {
+                commit.chains.get(filled.checked_sub(1)?).copied()
+            }
+            _ => None,
+        };
+        self.history.entries.retain(|&(_, part), entry| {
+            let end = end_of(part, &entry.tag);
+            let reached = end > before && end <= commit.tokens;
+            !reached || chain_at(end) == Some(entry.tag.chain)
+        });
+        self.unlisted.retain(|spot| self.history.entries.contains_key(spot));
+        self.history.keys.extend_from_slice(commit.keys);
         self.history.note.clear();
-        self.history.note.extend_from_slice(note);
+        self.history.note.extend_from_slice(commit.note);
         self.clean = false;
     }
 

@@ -18,9 +18,12 @@ use found::{Answers, Source};
 use history::{History, Layers};
 use kvern_contract::*;
 use live::Live;
-use record::Record;
+use record::{DROPPED_BYTES, Record};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+
+/// Bytes of the journal that drop one session.
+const DROP_BYTES: u64 = (HEADER_BYTES + DROPPED_BYTES) as u64;
 
 /// Where a format keeps the bytes of a page or state: an offset, an extent, a slot. The only part
 /// of a record that is a format's own.
@@ -35,8 +38,9 @@ pub trait Place: Copy + Debug {
 
 /// A record that [`PageTable::flush`] is about to append.
 pub struct Draft<'a, P> {
-    /// Bytes by which the journal grows.
-    pub bytes: u64,
+    /// Most bytes that the journal has from here on without another flush: with this record, and
+    /// with one to drop each durable session, since `end` asks nobody.
+    pub journal_bytes: u64,
     /// Pages and states that it names. From here on they may be found on the drive named, also
     /// where the flush fails: their bytes are never written again.
     pub entries: &'a [Entry<P>],
@@ -45,6 +49,12 @@ pub struct Draft<'a, P> {
 /// The sessions of one root: tokens, and for each layer and page an [`Entry`] that says where the
 /// format put its bytes. It makes `find`, `begin`, `commit`, `rewind`, `flush` and `end` of a
 /// [`KvStore`]; the format writes and reads page bytes and says where they lie.
+///
+/// It is for stores that keep the full history of what they take. It is told no window: it forgets
+/// a page by a rewind or an end alone, and `find` counts a page only where all before it are stored
+/// too, in layers with a window as in others. A store that drops what left a window, a ring say,
+/// needs a table of its own: with this one its sessions would be found up to the first page that it
+/// never took, and its records would name bytes that it writes again.
 ///
 /// Sessions become durable in a journal, a record for each flush: the session's number, the token
 /// from which on it speaks (its base), keys, entries, note. Each rule is here because a journal
@@ -221,8 +231,9 @@ impl<P: Place> PageTable<P> {
         self.live.get(&key.session)?.history.entries.get(&(key.layer.0, key.part))
     }
 
-    /// Makes tokens part of sessions, all of these or none. In memory: nothing is written.
-    /// *Errors* NotFound (a session); Invalid: a commit that does not follow.
+    /// Makes tokens part of sessions, all of these or none. In memory: nothing is written. Entries
+    /// that were stored ahead and end inside these tokens stay where their tags' chains are these
+    /// tokens', and are forgotten where not: what was given up without a rewind. *Errors* NotFound (a session); Invalid: a commit that does not follow.
     pub fn commit(&mut self, commits: &[Commit<'_>]) -> Result<()> {
         let mut lengths: BTreeMap<SessionId, u64> = BTreeMap::new();
         for commit in commits {
@@ -241,7 +252,7 @@ impl<P: Place> PageTable<P> {
             }
         }
         for commit in commits {
-            self.live_mut("kv/commit", commit.session)?.commit(commit.keys, commit.note);
+            self.live_mut("kv/commit", commit.session)?.commit(commit);
         }
         Ok(())
     }
@@ -282,7 +293,10 @@ impl<P: Place> PageTable<P> {
         let bytes = (HEADER_BYTES + payload.len()) as u64;
         // Before the append: one that fails may be found whole later.
         self.durable.name(&record)?;
-        admit(&Draft { bytes, entries: &entries })?;
+        let stored = self.durable.sessions.contains_key(&number);
+        let drops = self.drop_bytes().saturating_add(if stored { 0 } else { DROP_BYTES });
+        let journal_bytes = self.journal.bytes_with(bytes.saturating_add(drops));
+        admit(&Draft { journal_bytes, entries: &entries })?;
         if !pages.is_empty()
             && let Err(failed) = self.host.sync(pages)
         {
@@ -324,9 +338,14 @@ impl<P: Place> PageTable<P> {
     pub fn stored_entries(&self) -> impl Iterator<Item = (LayerIndex, &Entry<P>)> {
         layered(self.durable.sessions.values())
     }
-    /// Length of the journal in bytes.
+    /// Most bytes that the journal has without another flush: as [`Draft::journal_bytes`].
     pub fn journal_bytes(&self) -> u64 {
-        self.journal.bytes()
+        self.journal.bytes_with(self.drop_bytes())
+    }
+
+    /// Bytes of the records that would drop every durable session.
+    fn drop_bytes(&self) -> u64 {
+        (self.durable.sessions.len() as u64).saturating_mul(DROP_BYTES)
     }
 
     fn may_write(&self, operation: &str) -> Result<()> {

@@ -11,6 +11,8 @@ use kvern_contract::*;
 
 const SESSION: u32 = 1;
 const DROPPED: u32 = 2;
+/// Bytes of a record that says that a session is gone.
+pub(crate) const DROPPED_BYTES: usize = 12;
 const KEY_BYTES: usize = 16;
 /// Bytes of an entry beside its place.
 const ENTRY_BYTES: usize = 64;

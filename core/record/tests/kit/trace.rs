@@ -176,22 +176,44 @@ impl Trace {
         Ok(())
     }
     /// A step that is given up: its pages are stored, a flush comes, and then its tokens are
-    /// dropped.
+    /// dropped, or others come in their place without a word.
     fn given_up(&mut self) -> Result<()> {
         let Some(id) = self.pick() else { return Ok(()) };
         let mut keys = self.live[&id].now.keys.clone();
         let (first, tokens_now) = (keys.len() / PAGE, keys.len());
+        if tokens_now > 600 {
+            return self.rewind();
+        }
         keys.extend(tokens(self.random.bits(), 130));
         let pages = sealed(id, &keys, first..keys.len() / PAGE);
         store(&mut *self.store, &pages)?;
         let session = self.live.entry(id).or_default();
         session.now.rows.extend(pages.iter().map(|page| (spot(page), page.tag.tokens as usize)));
-        self.prompts.push(keys);
+        self.prompts.push(keys.clone());
         if self.random.one_in(2) {
             self.flush_as_is(id)?;
         }
+        if self.random.one_in(2) {
+            return self.others_instead(id, &keys);
+        }
         self.store.rewind(id, tokens_now as u64)?;
         self.cut(id, tokens_now);
+        Ok(())
+    }
+    /// Commits other tokens than those whose pages lie ahead; a page of which they are the tokens
+    /// all the same stays.
+    fn others_instead(&mut self, id: SessionId, ahead: &[TokenKey]) -> Result<()> {
+        let mut keys = self.live[&id].now.keys.clone();
+        let before = keys.len();
+        keys.extend(tokens(self.random.bits(), 130 + self.random.below(80) as usize));
+        commit(&mut *self.store, id, &keys, before)?;
+        self.prompts.push(keys.clone());
+        let now = &mut self.live.entry(id).or_default().now;
+        now.rows.retain(|(_, page), rows| {
+            let end = *page * PAGE + *rows;
+            end <= before || ahead.get(..end) == keys.get(..end)
+        });
+        now.keys = keys;
         Ok(())
     }
     fn rewind(&mut self) -> Result<()> {

@@ -8,7 +8,9 @@
 //! Nothing is moved. Space in `chunks` behind all that was ever flushed and all that living
 //! sessions hold is used again once a session is rewound or ends, so a store that flushes nothing
 //! takes what its living sessions took at once. What was flushed keeps its place, also after its
-//! session is gone, and the manifest only grows: the quota says when a fresh root is due.
+//! session is gone, and the manifest only grows: the quota says when a fresh root is due. It counts
+//! the files as long as they are, used or not, and a record to drop each session; a flush that
+//! meets it gives back what `chunks` has behind all that is in use.
 
 mod policy;
 mod report;

@@ -49,6 +49,8 @@ pub(crate) struct ChunkedStore {
     table: PageTable<Spot>,
     /// Where the next chunk may start.
     tail: u64,
+    /// Bytes that `chunks` has at most: more than `tail` where sessions ended, or a process did.
+    length: u64,
     /// Where the bytes end that any record names, of sessions that are gone too.
     named_end: u64,
     /// Whether `chunks` has bytes that no sync has covered.
@@ -62,7 +64,7 @@ struct Room {
     beside: u64,
 }
 impl Room {
-    /// Refuses what would pass the quota.
+    /// Refuses what would pass the quota: files of these lengths, whatever of them is used.
     fn check(&self, operation: &str, chunks: u64, manifest: u64) -> Result<()> {
         let total = chunks.saturating_add(manifest).saturating_add(self.beside);
         match self.quota {
@@ -97,6 +99,7 @@ impl ChunkedStore {
             Ok(())
         })?;
         let files = host.list()?;
+        let length = files.iter().find(|(name, _)| name == CHUNKS).map_or(0, |(_, bytes)| *bytes);
         let beside = files.iter().filter(|(name, _)| name != CHUNKS && name != MANIFEST);
         let beside = beside.map(|(_, bytes)| bytes).sum();
         let align = u64::from(spec.io_align.max(1));
@@ -106,6 +109,7 @@ impl ChunkedStore {
             chunks,
             table,
             tail: named_end.next_multiple_of(align),
+            length,
             named_end,
             unsynced: false,
             host,
@@ -138,6 +142,26 @@ impl ChunkedStore {
         let end = held.fold(self.named_end, u64::max);
         self.tail = self.tail.min(end.next_multiple_of(self.align));
     }
+
+    /// Flushes, if the root has room for it.
+    fn flush_within(&mut self, session: SessionId) -> Result<u64> {
+        let written = if self.unsynced { &[self.chunks][..] } else { &[] };
+        let length = self.length;
+        self.table.flush(session, written, |draft| {
+            self.room.check("kv/flush", length, draft.journal_bytes)?;
+            self.named_end = draft.entries.iter().map(end_of).fold(self.named_end, u64::max);
+            Ok(())
+        })
+    }
+
+    /// Gives back what `chunks` has behind all that is in use. The next flush syncs that before its
+    /// record, so that no cut leaves the old length beside it.
+    fn shrink(&mut self) -> Result<()> {
+        self.unsynced = true;
+        self.host.truncate(self.chunks, self.tail)?;
+        self.length = self.tail;
+        Ok(())
+    }
 }
 
 impl KvStore for ChunkedStore {
@@ -152,11 +176,14 @@ impl KvStore for ChunkedStore {
     fn store(&mut self, pages: &[PageRef<'_>]) -> Result<()> {
         self.table.may_store(pages)?;
         let (entries, end) = self.place(pages);
-        self.room.check("kv/store", end, self.table.journal_bytes())?;
+        let length = self.length.max(end);
+        self.room.check("kv/store", length, self.table.journal_bytes())?;
         let file = self.chunks;
         let writes: Vec<FileWrite<'_>> = (pages.iter().zip(&entries))
             .map(|(page, entry)| FileWrite { file, offset: entry.place.offset, bytes: page.bytes })
             .collect();
+        // Before the writes: any of a batch that fails may be there.
+        self.length = length;
         self.host.write_batch(&writes, Duration::MAX)?;
         self.unsynced |= end > self.tail;
         self.tail = end;
@@ -190,13 +217,13 @@ impl KvStore for ChunkedStore {
 
     fn flush(&mut self, session: SessionId) -> Result<()> {
         let start = self.host.now();
-        let written = if self.unsynced { &[self.chunks][..] } else { &[] };
-        let (tail, manifest) = (self.tail, self.table.journal_bytes());
-        let bytes = self.table.flush(session, written, |draft| {
-            self.room.check("kv/flush", tail, manifest.saturating_add(draft.bytes))?;
-            self.named_end = draft.entries.iter().map(end_of).fold(self.named_end, u64::max);
-            Ok(())
-        })?;
+        let bytes = match self.flush_within(session) {
+            Err(full) if full.kind == ErrorKind::OutOfSpace && self.length > self.tail => {
+                self.shrink()?;
+                self.flush_within(session)
+            }
+            other => other,
+        }?;
         if bytes > 0 {
             self.unsynced = false;
             let took = self.host.now().saturating_sub(start);
@@ -220,7 +247,7 @@ impl KvStore for ChunkedStore {
 
     fn report(&self) -> KvReport {
         let entries = self.table.stored_entries().chain(self.table.live_entries());
-        report::report(entries, self.tail)
+        report::report(entries, self.length)
     }
 }
 impl Drop for ChunkedStore {
