@@ -25,6 +25,7 @@ pub struct FaultPlan {
     /// Writes that succeed before all others fail with Io.
     pub writes_before_eio: Option<u64>,
     /// Files synced before every other sync fails with Io; what was written before stays unsynced.
+    /// A publish is two: its file, which is not there if that fails, and its name, which is.
     pub syncs_before_eio: Option<u64>,
     /// One write in so many lands elsewhere in its file, some sectors before or behind where it
     /// should, and says nothing; 0: none.
@@ -124,6 +125,16 @@ impl Faults {
         }
         Ok(())
     }
+    /// Whether a sync may go on.
+    fn syncs(&self) -> Result<()> {
+        let mut state = lock(&self.state);
+        state.syncs += 1;
+        if state.plan.syncs_before_eio.is_some_and(|count| state.syncs > count) {
+            let text = "input/output error (injected)";
+            return Err(Error::new(ErrorKind::Io, "storage/sync", text));
+        }
+        Ok(())
+    }
     /// Where a write lands that should land at `offset`.
     fn aim(&self, offset: u64) -> u64 {
         let mut state = lock(&self.state);
@@ -205,14 +216,7 @@ impl Storage for Faults {
     fn sync(&self, files: &[FileId]) -> Result<()> {
         self.wait(Duration::MAX, |plan| plan.hold_writes);
         for &file in files {
-            {
-                let mut state = lock(&self.state);
-                state.syncs += 1;
-                if state.plan.syncs_before_eio.is_some_and(|count| state.syncs > count) {
-                    let text = "input/output error (injected)";
-                    return Err(Error::new(ErrorKind::Io, "storage/sync", text));
-                }
-            }
+            self.syncs()?;
             self.inner.sync(&[file])?;
         }
         Ok(())
@@ -220,7 +224,9 @@ impl Storage for Faults {
     fn publish(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         self.wait(Duration::MAX, |plan| plan.hold_writes);
         self.admit(bytes.len() as u64)?;
-        self.inner.publish(path, bytes)
+        self.syncs()?;
+        self.inner.publish(path, bytes)?;
+        self.syncs()
     }
     fn truncate(&self, file: FileId, bytes: u64) -> Result<()> {
         self.inner.truncate(file, bytes)
@@ -233,5 +239,24 @@ impl Storage for Faults {
     }
     fn path_kind(&self) -> &'static str {
         self.inner.path_kind()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::double::MemoryStorage;
+
+    #[test]
+    fn a_publish_fails_with_the_sync_of_its_file_or_of_its_name() {
+        for (syncs, there) in [(0, false), (1, true), (2, true)] {
+            let memory = MemoryStorage::new();
+            let plan = FaultPlan { syncs_before_eio: Some(syncs), ..FaultPlan::default() };
+            let faults = Faults::new(memory.clone(), plan);
+            let published = faults.publish(Path::new("/root/f"), b"x");
+            let kind = published.err().map(|error| error.kind);
+            assert_eq!(kind, Some(ErrorKind::Io).filter(|_| syncs < 2), "{syncs}");
+            assert_eq!(memory.contents(Path::new("/root/f")).is_some(), there, "{syncs}");
+        }
     }
 }

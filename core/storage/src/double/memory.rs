@@ -8,6 +8,7 @@ use crate::service::{Counters, OpenHow, Storage};
 use kvern_contract::{Error, ErrorKind, FileId, FileRead, FileWrite, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -213,11 +214,18 @@ fn size(offset: u64, more: usize) -> Result<usize> {
 #[derive(Default)]
 pub struct MemoryStorage {
     disk: Mutex<Disk>,
+    number: u64,
 }
 impl MemoryStorage {
     /// An empty drive.
     pub fn new() -> Arc<Self> {
-        Arc::new(MemoryStorage::default())
+        static DRIVES: AtomicU64 = AtomicU64::new(1);
+        let number = DRIVES.fetch_add(1, Ordering::Relaxed);
+        Arc::new(MemoryStorage { number, ..MemoryStorage::default() })
+    }
+    /// A number that no other drive has that [`MemoryStorage::new`] makes in this process.
+    pub fn number(&self) -> u64 {
+        self.number
     }
     /// Changes to the drive so far.
     pub fn events(&self) -> u64 {

@@ -29,9 +29,15 @@ impl Frame {
         &self.bytes[..self.length]
     }
 
-    /// Whether everything from `used` bytes on is as it was lent.
-    pub fn untouched_from(&self, used: usize) -> bool {
-        self.bytes[used.min(self.length)..].iter().all(|byte| *byte == POISON)
+    /// Whether nothing was written behind it. The frame itself is the call's until it returns, all
+    /// of it.
+    pub fn guarded(&self) -> bool {
+        self.bytes[self.length..].iter().all(|byte| *byte == POISON)
+    }
+
+    /// Whether nobody wrote into it since it was poisoned.
+    pub fn untouched(&self) -> bool {
+        self.bytes.iter().all(|byte| *byte == POISON)
     }
 
     /// Poisons it, as a pager might that gives it to somebody else.
@@ -45,13 +51,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_shows_what_was_written_past_its_use() {
+    fn a_frame_shows_what_was_written_behind_it_and_after_its_release() {
         let mut frame = Frame::new(8);
-        frame.lent()[..3].fill(1);
-        assert!(frame.untouched_from(3) && !frame.untouched_from(2));
-        frame.lent()[7] = 0;
-        assert!(!frame.untouched_from(3));
+        frame.lent().fill(1);
+        assert!(frame.guarded() && !frame.untouched());
+        frame.bytes[8] = 0;
+        assert!(!frame.guarded());
         frame.release();
-        assert!(frame.untouched_from(0) && frame.bytes().len() == 8);
+        assert!(frame.guarded() && frame.untouched() && frame.bytes().len() == 8);
+        frame.lent()[7] = 0;
+        assert!(!frame.untouched());
     }
 }

@@ -8,7 +8,7 @@ use crate::double::{FaultPlan, MemoryStorage};
 use crate::{Case, Check, Promise, Random, Subject};
 use kvern_contract::*;
 use kvern_record::checksum;
-use kvern_storage::Storage;
+use kvern_storage::Storage as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,7 +77,7 @@ fn full(subject: &Subject<'_, Strategy>) -> Check {
 fn filled_up(subject: &Subject<'_, Strategy>, plan: FaultPlan, kind: ErrorKind) -> Went<bool> {
     let instance = || subject.instance().map_err(Stop::Wrong);
     let (memory, faults) = faulty();
-    let mut trial = Trial::on(instance()?, faults.clone())?;
+    let mut trial = Trial::on(instance()?, (memory.clone(), faults.clone()))?;
     let base = trial.fill(A, &text(1, 0, 200))?;
     went("flush", trial.store.flush(A))?;
     let keys = text(2, 0, 330);
@@ -142,14 +142,24 @@ fn filled_up(subject: &Subject<'_, Strategy>, plan: FaultPlan, kind: ErrorKind) 
 }
 
 fn quota(subject: &Subject<'_, Strategy>) -> Check {
-    const MOST: u64 = 60_000;
-    let strategy = subject.instance()?;
-    let mut spec = spec(&*strategy)?;
-    spec.quota_bytes = Some(MOST);
-    let storage = MemoryStorage::new();
-    let mut trial = Trial::open(strategy, &spec, storage.clone())?;
+    // A root may ask for room before it holds a page.
+    for scale in [1, 16, 256] {
+        let strategy = subject.instance()?;
+        let mut spec = spec(&*strategy)?;
+        spec.quota_bytes = Some(scale * 60_000);
+        match Trial::open(strategy, &spec, MemoryStorage::new()) {
+            Ok(trial) => return within(trial, scale * 60_000, 40 * scale),
+            Err(Stop::Failed(_, error)) if error.kind == ErrorKind::OutOfSpace => {}
+            Err(stop) => return Err(stop.into()),
+        }
+    }
+    Err("an empty root has no room in 15 MB".into())
+}
+
+/// Fills a root with more sessions than its quota of `most` bytes holds.
+fn within(mut trial: Trial, most: u64, sessions: u64) -> Check {
     let mut refusals = 0;
-    for n in 1..40 {
+    for n in 1..sessions {
         let tried = trial.fill(SessionId(n), &text(n, 0, 200));
         let tried = tried.map(drop).and_then(|()| went("flush", trial.store.flush(SessionId(n))));
         match tried {
@@ -162,10 +172,10 @@ fn quota(subject: &Subject<'_, Strategy>) -> Check {
         }
         let files = went("list", trial.root.list())?;
         let bytes: u64 = files.iter().map(|(_, bytes)| bytes).sum();
-        need(bytes <= MOST, || format!("the root has {bytes} bytes, and its quota is {MOST}"))?;
+        need(bytes <= most, || format!("the root has {bytes} bytes, and its quota is {most}"))?;
     }
     let report = trial.store.report();
-    need(refusals > 0 || report.quota_eviction_count > 0 || report.live_bytes < MOST / 2, || {
+    need(refusals > 0 || report.quota_eviction_count > 0 || report.live_bytes < most / 2, || {
         "nothing was refused and nothing evicted".into()
     })?;
     Ok(())
@@ -189,7 +199,7 @@ const OPEN_KINDS: [ErrorKind; 4] =
     [ErrorKind::Mismatch, ErrorKind::Damaged, ErrorKind::OutOfSpace, ErrorKind::Io];
 
 /// Everything is found again, once the drive is well.
-fn whole(subject: &Subject<'_, Strategy>, storage: Arc<dyn Storage>, all: &[Known]) -> Went {
+fn whole(subject: &Subject<'_, Strategy>, storage: Arc<MemoryStorage>, all: &[Known]) -> Went {
     let mut trial = Trial::on(subject.instance().map_err(Stop::Wrong)?, storage)?;
     for known in all {
         let (found, flushed) =
@@ -206,7 +216,7 @@ fn unreadable(subject: &Subject<'_, Strategy>) -> Check {
         let (storage, all) = rooted(subject)?;
         let plan = FaultPlan { reads_before_eio: Some(n), ..FaultPlan::default() };
         let faults = crate::double::Faults::new(storage.clone(), plan);
-        match Trial::on(subject.instance()?, faults.clone()) {
+        match Trial::on(subject.instance()?, (storage.clone(), faults)) {
             Err(Stop::Failed(_, error)) => need(OPEN_KINDS.contains(&error.kind), || {
                 format!("open answers {:?} where reads fail: {error}", error.kind)
             })?,
@@ -263,9 +273,9 @@ fn unwritable(subject: &Subject<'_, Strategy>) -> Check {
             },
         };
         // A new root, on a drive that takes nothing.
-        let (_, faults) = faulty();
+        let (memory, faults) = faulty();
         faults.set(plan.clone());
-        if let Err(stop) = Trial::on(subject.instance()?, faults) {
+        if let Err(stop) = Trial::on(subject.instance()?, (memory, faults)) {
             let Stop::Failed(_, error) = stop else { return Err(stop.into()) };
             let kinds = [ErrorKind::OutOfSpace, ErrorKind::Io];
             need(kinds.contains(&error.kind), || {
@@ -274,7 +284,8 @@ fn unwritable(subject: &Subject<'_, Strategy>) -> Check {
         }
         let (storage, all) = rooted(subject)?;
         let faults = crate::double::Faults::new(storage.clone(), FaultPlan::default());
-        let mut trial = Trial::on(subject.instance()?, faults.clone())?;
+        let drive = (storage.clone(), faults.clone());
+        let mut trial = Trial::on(subject.instance()?, drive)?;
         for (n, tokens) in [(3, 128), (4, 128)] {
             trial.fill(SessionId(n), &text(n, 0, tokens))?;
             went("flush", trial.store.flush(SessionId(n)))?;
@@ -356,7 +367,7 @@ fn lost_aim(
     seed: u64,
 ) -> std::result::Result<(Arc<MemoryStorage>, Vec<Known>), String> {
     let (memory, faults) = faulty();
-    let mut trial = Trial::on(subject.instance()?, faults.clone())?;
+    let mut trial = Trial::on(subject.instance()?, (memory.clone(), faults.clone()))?;
     faults.set(FaultPlan { seed, misdirect_one_in: 4, ..FaultPlan::default() });
     let mut all = Vec::new();
     for (id, keys) in [(A, text(1, 0, 200)), (B, text(2, 0, 256))] {

@@ -77,8 +77,8 @@ fn comes_back(subject: &Subject<'_, Strategy>) -> Check {
             Verdict::Filled { tag: came } => {
                 let bytes = frame.bytes()[..tag.bytes as usize].to_vec();
                 right(page, &tag, Ok((came, bytes)))?;
-                need(frame.untouched_from(tag.bytes as usize), || {
-                    format!("{page:?}: the frame is written past the page")
+                need(frame.guarded(), || {
+                    format!("{page:?}: bytes behind the frame are written")
                 })?;
             }
             Verdict::At { tag: came, .. } => {

@@ -167,11 +167,23 @@ fn notes(subject: &Subject<'_, Strategy>) -> Check {
     let mut known = trial.fill(A, &keys[..128])?;
     trial.grow(A, &mut known, &keys)?;
     went("flush", trial.store.flush(A))?;
-    let found = trial.find(&keys)?;
-    let last = note(&keys);
-    need(found.tokens == 0 || found.note.is_empty() || found.note == last, || {
-        format!("the note {:?} was not the last commit's {last:?}", found.note)
-    })?;
+    let shorter = |trial: &mut Trial, keys: &[TokenKey]| -> Went {
+        for to in [keys.len(), keys.len() - 1, 128] {
+            let found = trial.find(&keys[..to])?;
+            noted(trial, &found, keys)?;
+        }
+        Ok(())
+    };
+    shorter(&mut trial, &keys)?;
+    // What lives has its note before a flush; the state of the last flush has its own until then.
+    let longer = text(1, 0, 320);
+    trial.grow(A, &mut known, &longer)?;
+    let found = trial.find(&longer)?;
+    if found.tokens == 320 {
+        noted(&trial, &found, &longer)?;
+    }
+    went("flush", trial.store.flush(A))?;
+    shorter(&mut trial, &longer)?;
     Ok(())
 }
 
@@ -222,6 +234,24 @@ fn evicted(subject: &Subject<'_, Strategy>) -> Check {
         refused("begin from what was never found", &begun, &[ErrorKind::NotFound])?;
         // Start fresh.
         trial.fill(SessionId(n), &text(n, 0, 64))?;
+    }
+    // What was found may have gone since, or be kept for who found it: all of it.
+    let keys = text(11, 0, 192);
+    trial.fill(SessionId(11), &keys)?;
+    went("flush", trial.store.flush(SessionId(11)))?;
+    let found = trial.find(&keys)?;
+    went("end", trial.store.end(SessionId(11), false))?;
+    upkeep(&mut trial)?;
+    if found.tokens > 0 {
+        let from = Origin::Stored { found: found.id, at: found.tokens };
+        let begun = trial.store.begin(SessionId(12), from);
+        match begun {
+            Ok(()) => {
+                let known = trial.known(&keys, found.tokens);
+                trial.check(SessionId(12), &known)?;
+            }
+            gone => refused("begin from what is evicted", &gone, &[ErrorKind::NotFound])?,
+        }
     }
     Ok(())
 }
@@ -361,6 +391,11 @@ fn common(a: &[TokenKey], b: &[TokenKey]) -> u64 {
     a.iter().zip(b).take_while(|(a, b)| a == b).count() as u64
 }
 
+/// As much upkeep as a store may put off what it counts.
+fn upkeep(trial: &mut Trial) -> Went {
+    (0..4).try_for_each(|_| went("maintain", trial.store.maintain(Duration::from_secs(1))))
+}
+
 fn report(subject: &Subject<'_, Strategy>) -> Check {
     let mut trial = Trial::new(subject.instance()?)?;
     let empty = trial.store.report();
@@ -390,11 +425,13 @@ fn report(subject: &Subject<'_, Strategy>) -> Check {
         format!("another session is stored: {one:?}, then {two:?}")
     })?;
     went("end", trial.store.end(B, false))?;
+    upkeep(&mut trial)?;
     let back = trial.store.report();
     need(back.persisted_tokens < two.persisted_tokens, || {
         format!("a session is forgotten: {two:?}, then {back:?}")
     })?;
     went("end", trial.store.end(A, false))?;
+    upkeep(&mut trial)?;
     let none = trial.store.report();
     need(none.live_bytes < one.live_bytes, || {
         format!("nothing is named any more: {one:?}, then {none:?}")

@@ -5,10 +5,10 @@ use crate::Check;
 use crate::double::{Faults, Frame, MemoryStorage, ThroughHost, Watch, Watched};
 use kvern_contract::*;
 use kvern_storage::{Budget, NoSink, RootHost, Storage};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
 
 /// Long enough for everything that is there.
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
@@ -103,6 +103,40 @@ pub(super) fn spec(strategy: &dyn KvStrategy) -> Went<StoreSpec> {
     })
 }
 
+/// A drive in memory, and the storage through which a root on it is opened.
+#[derive(Clone)]
+pub(super) struct Drive {
+    pub(super) memory: Arc<MemoryStorage>,
+    through: Arc<dyn Storage>,
+}
+
+impl From<Arc<MemoryStorage>> for Drive {
+    fn from(memory: Arc<MemoryStorage>) -> Drive {
+        Drive { through: memory.clone(), memory }
+    }
+}
+
+impl From<(Arc<MemoryStorage>, Arc<Faults>)> for Drive {
+    fn from((memory, through): (Arc<MemoryStorage>, Arc<Faults>)) -> Drive {
+        Drive { memory, through }
+    }
+}
+
+/// What a root says of a model on this drive: a store behind a network keeps what it has by
+/// identity, and what one drive had must not be found on another, in this process or a later one.
+fn of_its_own(spec: &StoreSpec, drive: &Drive) -> StoreSpec {
+    static PROCESS: OnceLock<u128> = OnceLock::new();
+    let process = PROCESS.get_or_init(|| {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        since.map_or(0, |since| since.as_nanos()) << 32 | u128::from(std::process::id())
+    });
+    let mut spec = spec.clone();
+    if let Some((_, weights)) = spec.identity.first_mut() {
+        weights.push_str(&format!("-{process:032x}-{:016x}", drive.memory.number()));
+    }
+    spec
+}
+
 /// A store that was opened, its root, and the host that can be taken from it.
 pub(super) struct Trial {
     pub(super) storage: Arc<dyn Storage>,
@@ -111,7 +145,14 @@ pub(super) struct Trial {
     pub(super) store: Box<dyn KvStore>,
     pub(super) rules: Rules,
     pub(super) persistent: bool,
+    /// Whether it names pages by content, and has no notes.
+    pub(super) shared: bool,
+    /// Frames of calls that came back; nobody writes into them any more.
+    released: VecDeque<Frame>,
 }
+
+/// Released frames that are looked at.
+const RELEASED: usize = 32;
 
 impl Trial {
     /// Opens a root on a new drive in memory.
@@ -120,7 +161,7 @@ impl Trial {
     }
 
     /// Opens the root on `storage`.
-    pub(super) fn on(strategy: Box<dyn KvStrategy>, storage: Arc<dyn Storage>) -> Went<Trial> {
+    pub(super) fn on(strategy: Box<dyn KvStrategy>, storage: impl Into<Drive>) -> Went<Trial> {
         let spec = spec(&*strategy)?;
         Trial::open(strategy, &spec, storage)
     }
@@ -129,7 +170,7 @@ impl Trial {
     pub(super) fn open(
         strategy: Box<dyn KvStrategy>,
         spec: &StoreSpec,
-        storage: Arc<dyn Storage>,
+        storage: impl Into<Drive>,
     ) -> Went<Trial> {
         Trial::at(strategy, spec, storage, ROOT)
     }
@@ -138,10 +179,13 @@ impl Trial {
     pub(super) fn at(
         mut strategy: Box<dyn KvStrategy>,
         spec: &StoreSpec,
-        storage: Arc<dyn Storage>,
+        drive: impl Into<Drive>,
         path: &str,
     ) -> Went<Trial> {
-        let path = PathBuf::from(path);
+        let drive = drive.into();
+        let spec = &of_its_own(spec, &drive);
+        let (storage, path) = (drive.through, PathBuf::from(path));
+        let shared = strategy.describe().capabilities.shared;
         let root = RootHost::new(storage.clone(), path, Budget::new(None), Arc::new(NoSink));
         let watch = Arc::<Watch>::default();
         let host = ThroughHost::new(root.clone(), Watched(watch.clone()));
@@ -150,7 +194,8 @@ impl Trial {
             store.ok_or_else(|| Stop::Wrong("it declares a store and opens none".into()))?;
         let persistent = spec.lifecycle == Lifecycle::Persistent;
         let rules = Rules::of(&spec.policy, persistent);
-        Ok(Trial { storage, root, watch, store, rules, persistent })
+        let released = VecDeque::new();
+        Ok(Trial { storage, root, watch, store, rules, persistent, shared, released })
     }
 
     pub(super) fn begin(&mut self, id: SessionId, from: Origin) -> Went {
@@ -262,6 +307,11 @@ impl Trial {
         for ((key, frame), verdict) in keys.iter().zip(&frames).zip(verdicts) {
             out.push(self.answered(*key, frame, verdict)?);
         }
+        let late = self.released.iter().any(|frame| !frame.untouched());
+        need(!late, || "a frame of an earlier load is written after it returned".into())?;
+        frames.iter_mut().for_each(Frame::release);
+        self.released.extend(frames);
+        self.released.drain(..self.released.len().saturating_sub(RELEASED));
         Ok(out)
     }
 
@@ -277,9 +327,7 @@ impl Trial {
         if let Verdict::At { .. } = verdict {
             return Ok(Ok((tag, self.read(key, verdict)?)));
         }
-        need(frame.untouched_from(length), || {
-            format!("{key:?}: the frame is written past the page's {length} bytes")
-        })?;
+        need(frame.guarded(), || format!("{key:?}: bytes behind the frame are written"))?;
         Ok(Ok((tag, frame.bytes()[..length].to_vec())))
     }
 
@@ -360,6 +408,15 @@ fn place(key: &PageKey) -> (u32, u32) {
         Part::Page(page) => (key.layer.0, page),
         Part::State { .. } => (key.layer.0, u32::MAX),
     }
+}
+
+/// Whether what was found has the note of the last commit, which made these tokens.
+pub(super) fn noted(trial: &Trial, found: &Found, last: &[TokenKey]) -> Went {
+    let last = note(last);
+    let none = found.tokens == 0 || (trial.shared && found.note.is_empty());
+    need(none || found.note == last, || {
+        format!("the note {:?} was not the last commit's {last:?}", found.note)
+    })
 }
 
 /// What a commit of these tokens says in its note.

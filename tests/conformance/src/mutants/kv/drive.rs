@@ -2,7 +2,6 @@
 
 use super::*;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 /// Syncs say that they did.
 struct NoSync;
@@ -206,14 +205,7 @@ pub(super) fn mutants() -> Vec<Mutant<Strategy>> {
             "KvStore::maintain",
             "Reuse no byte that a durable record names.",
             "it writes over what is durable",
-            |inner| {
-                Box::new(Wrapped::new(inner).with_open(|inner, spec, host| {
-                    let mut opened = inner.open(spec, host.clone())?;
-                    let hook = |store| Box::new(Through::new(store, Eats(host))) as Box<_>;
-                    opened.store = opened.store.map(hook);
-                    Ok(opened)
-                }))
-            },
+            |inner| beside(inner, Eats),
         ),
         mutant(
             "KvStore::flush",

@@ -2,7 +2,6 @@
 
 use super::*;
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 /// Bends verdicts after the load.
 struct Loads(fn(&mut PageLoad<'_>));
@@ -241,14 +240,7 @@ pub(super) fn mutants() -> Vec<Mutant<Strategy>> {
             "One call at a time: a far store hides its latency by the batch, which the host sizes \
              by `Found::cost`.",
             "a read for each page",
-            |inner| {
-                Box::new(Wrapped::new(inner).with_open(|inner, spec, host| {
-                    let mut opened = inner.open(spec, host.clone())?;
-                    let hook = |store| Box::new(Through::new(store, OneByOne(host))) as Box<_>;
-                    opened.store = opened.store.map(hook);
-                    Ok(opened)
-                }))
-            },
+            |inner| beside(inner, OneByOne),
         ),
         mutant(
             "KvStore::load",

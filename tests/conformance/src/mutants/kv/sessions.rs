@@ -2,7 +2,6 @@
 
 use super::*;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 /// Bends what is found.
 struct Finds(fn(&Prefix<'_>, &mut Found));
@@ -240,6 +239,13 @@ pub(super) fn mutants() -> Vec<Mutant<Strategy>> {
              by content.",
             "the words of nobody",
             |inner| hooked(inner, || Finds(|_, found| found.note = b"nobody".to_vec())),
+        ),
+        mutant(
+            "Found::note",
+            "Of the session's last commit, though `tokens` be fewer; empty where pages are named \
+             by content.",
+            "it is lost",
+            |inner| hooked(inner, || Finds(|_, found| found.note.clear())),
         ),
         mutant(
             "KvStore::find",
