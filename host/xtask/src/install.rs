@@ -22,6 +22,9 @@ const COMPLETIONS: [(&str, &str); 3] = [
 const SOURCES: [&str; 5] =
     ["core/contract", "core/abi", "core/record", "core/storage", "tests/testkit"];
 
+/// Directories that belong to the installation alone.
+const WHOLE: [&str; 1] = ["share/kvern/source"];
+
 /// P of `--prefix P` or `--prefix=P`.
 pub(crate) fn prefix(args: &[OsString]) -> Result<PathBuf, String> {
     let usage = "usage: cargo kvern install --prefix DIRECTORY";
@@ -122,6 +125,17 @@ fn swap(stage: &Path, prefix: &Path) -> Result<(), String> {
     let (new, old) = (stage.join("new"), stage.join("old"));
     let mut moved: Vec<(PathBuf, PathBuf)> = Vec::new();
     let mut made: Vec<PathBuf> = Vec::new();
+    // Sources are replaced as a whole: a file that moved must not stay beside what it became.
+    let mut wholes: Vec<(PathBuf, PathBuf)> = Vec::new();
+    for name in WHOLE {
+        let (place, kept) = (prefix.join(name), old.join(name));
+        if place.is_dir() {
+            let say = |error| format!("{}: {error}; nothing was installed", place.display());
+            fs::create_dir_all(kept.parent().unwrap_or(&old)).map_err(say)?;
+            fs::rename(&place, &kept).map_err(say)?;
+            wholes.push((place, kept));
+        }
+    }
     for name in files(&new)? {
         let place = prefix.join(&name);
         let mut step = || -> std::io::Result<()> {
@@ -142,6 +156,9 @@ fn swap(stage: &Path, prefix: &Path) -> Result<(), String> {
             }
             for directory in made.iter().rev() {
                 let _ = fs::remove_dir(directory);
+            }
+            for (back, from) in &wholes {
+                let _ = fs::rename(from, back);
             }
             return Err(format!("{}: {error}; nothing was installed", place.display()));
         }
@@ -201,10 +218,15 @@ mod tests {
         write(&stage.join("new/share/a/b"), b"new").expect("written");
         write(&scratch.0.join("bin/kvern"), b"old").expect("written");
         write(&scratch.0.join("bin/other"), b"theirs").expect("written");
+        write(&stage.join("new/share/kvern/source/a/mod.rs"), b"new").expect("written");
+        write(&scratch.0.join("share/kvern/source/a.rs"), b"old").expect("written");
         swap(&stage, &scratch.0).expect("swapped");
         assert_eq!(fs::read(scratch.0.join("bin/kvern")).expect("read"), b"new");
         assert_eq!(fs::read(scratch.0.join("share/a/b")).expect("read"), b"new");
         assert_eq!(fs::read(scratch.0.join("bin/other")).expect("read"), b"theirs");
+        let source = scratch.0.join("share/kvern/source");
+        assert_eq!(fs::read(source.join("a/mod.rs")).expect("read"), b"new");
+        assert!(!source.join("a.rs").exists(), "sources are replaced as a whole");
     }
 
     #[test]
@@ -213,13 +235,18 @@ mod tests {
         let stage = scratch.0.join("stage");
         write(&stage.join("new/bin/kvern"), b"new").expect("written");
         write(&stage.join("new/lib/kvern/x.so"), b"new").expect("written");
-        write(&stage.join("new/share/man"), b"new").expect("written");
+        write(&stage.join("new/share/kvern/source/a/mod.rs"), b"new").expect("written");
+        write(&stage.join("new/zsh/x"), b"new").expect("written");
         write(&scratch.0.join("bin/kvern"), b"old").expect("written");
-        // `share` is a file, so that nothing can be put under it.
-        write(&scratch.0.join("share"), b"in the way").expect("written");
-        let line = swap(&stage, &scratch.0).expect_err("share is no directory");
+        write(&scratch.0.join("share/kvern/source/a.rs"), b"old").expect("written");
+        // `zsh` is a file, so that nothing can be put under it.
+        write(&scratch.0.join("zsh"), b"in the way").expect("written");
+        let line = swap(&stage, &scratch.0).expect_err("zsh is no directory");
         assert!(line.contains("nothing was installed"), "{line}");
         assert_eq!(fs::read(scratch.0.join("bin/kvern")).expect("read"), b"old");
         assert!(!scratch.0.join("lib").exists());
+        let source = scratch.0.join("share/kvern/source");
+        assert_eq!(fs::read(source.join("a.rs")).expect("read"), b"old");
+        assert!(!source.join("a").exists());
     }
 }
