@@ -26,6 +26,23 @@ pub fn all_turn_red<P: ?Sized>(
     mutants: &[Mutant<P>],
     make: &dyn Fn() -> Result<Box<P>>,
 ) {
+    let mut wrong = not_found(cases, mutants, make);
+    for case in cases {
+        for promise in case.promises {
+            if !mutants.iter().any(|mutant| mutant.breaks == *promise) {
+                wrong.push(format!("no mutant breaks {promise} (case {})", case.name));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A line for each mutant that no case that names its promise finds.
+pub fn not_found<P: ?Sized>(
+    cases: &[Case<P>],
+    mutants: &[Mutant<P>],
+    make: &dyn Fn() -> Result<Box<P>>,
+) -> Vec<String> {
     let mut wrong = Vec::new();
     for mutant in mutants {
         let make = || make().map(mutant.wrap);
@@ -42,12 +59,5 @@ pub fn all_turn_red<P: ?Sized>(
             wrong.push(format!("{what} ({breaks}) is not found: {}", outcomes.join(", ")));
         }
     }
-    for case in cases {
-        for promise in case.promises {
-            if !mutants.iter().any(|mutant| mutant.breaks == *promise) {
-                wrong.push(format!("no mutant breaks {promise} (case {})", case.name));
-            }
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    wrong
 }

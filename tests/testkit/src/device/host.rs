@@ -1,39 +1,52 @@
-//! A host that nobody should ask anything.
+//! A host that a device should ask for nothing but its log, its events and its clock.
 
 use kvern_contract::*;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-struct NoHost;
+/// A host without files, which keeps what it was first asked to do with one.
+#[derive(Default)]
+pub struct Quiet {
+    asked: OnceLock<&'static str>,
+}
 
-impl Host for NoHost {
-    fn open(&self, name: &str, _: Open) -> Result<FileId> {
-        Err(Error::new(ErrorKind::NotFound, "host/open", name))
+impl Quiet {
+    /// The first call about files, if there was one.
+    pub fn asked(&self) -> Option<&'static str> {
+        self.asked.get().copied()
+    }
+
+    fn none<T>(&self, call: &'static str) -> Result<T> {
+        self.asked.get_or_init(|| call);
+        Err(Error::new(ErrorKind::NotFound, "host", format!("{call}: a device has no files")))
+    }
+}
+
+impl Host for Quiet {
+    fn open(&self, _: &str, _: Open) -> Result<FileId> {
+        self.none("open a file")
     }
     fn close(&self, _: FileId) {}
     fn list(&self) -> Result<Vec<(String, u64)>> {
-        Ok(Vec::new())
+        self.none("list files")
     }
-    fn read_batch(&self, reads: &mut [FileRead<'_>], _: Duration) -> Result<()> {
-        for read in reads {
-            read.done = Err(Error::new(ErrorKind::NotFound, "host/read_batch", "no such file"));
-        }
-        Ok(())
+    fn read_batch(&self, _: &mut [FileRead<'_>], _: Duration) -> Result<()> {
+        self.none("read files")
     }
     fn write_batch(&self, _: &[FileWrite<'_>], _: Duration) -> Result<()> {
-        Err(Error::new(ErrorKind::OutOfSpace, "host/write_batch", "a device has no files"))
+        self.none("write files")
     }
     fn sync(&self, _: &[FileId]) -> Result<()> {
-        Ok(())
+        self.none("sync files")
     }
     fn publish(&self, _: &str, _: &[u8]) -> Result<()> {
-        Err(Error::new(ErrorKind::OutOfSpace, "host/publish", "a device has no files"))
+        self.none("publish a file")
     }
     fn truncate(&self, _: FileId, _: u64) -> Result<()> {
-        Ok(())
+        self.none("truncate a file")
     }
-    fn remove(&self, name: &str) -> Result<()> {
-        Err(Error::new(ErrorKind::NotFound, "host/remove", name))
+    fn remove(&self, _: &str) -> Result<()> {
+        self.none("remove a file")
     }
     fn reserve(&self, _: u64) -> Result<()> {
         Ok(())
@@ -46,7 +59,7 @@ impl Host for NoHost {
     }
 }
 
-/// A host without files, whose log nobody reads.
+/// Such a host, for an instance whose calls nobody looks at.
 pub fn host() -> HostRef {
-    Arc::new(NoHost)
+    Arc::new(Quiet::default())
 }

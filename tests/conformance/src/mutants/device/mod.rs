@@ -1,13 +1,18 @@
 //! Devices that break a promise: the reference behind the device's trait, which runs every op, with
 //! a fault around it.
 
+mod forms;
 mod ops;
 mod tables;
 
-use super::{Mutant, all_turn_red};
+use super::{Mutant, all_turn_red, not_found};
+use crate::shipped::{Shipped, of};
+use crate::suite::{as_device, opened};
+use kvern_abi::PluginKind;
 use kvern_contract::*;
 use kvern_testkit::device::{ScalarDevice, cases};
 use kvern_testkit::{Outcome, Promise, Subject, sweep};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -168,7 +173,10 @@ fn frame() -> Vec<Mutant<Device>> {
                 address: span.address + 512, ..span
             });
         "Buffer" "Memory that the device gave; 0 is none.": "buffer 0 is the first",
-            span: |inner, buffer| inner.span(Buffer(buffer.0.max(1)));
+            span: |inner, buffer| match buffer.0 {
+                0 => Some(HostSpan { address: 4096, bytes: 4096 }),
+                _ => inner.span(buffer),
+            };
         "DeviceBackend::import"
             "Makes host memory a buffer, without a copy; `None` where it cannot.": "a copy",
             import: |inner, memory| {
@@ -205,6 +213,26 @@ fn frame() -> Vec<Mutant<Device>> {
                 let data = Slice { offset: 0, ..weight.data };
                 inner.adapt(&Weight { data, ..*weight })
             };
+        "DeviceDescription::weights" "Encodings of weights that it reads.":
+            "none of the first of them", supports: |inner, op| {
+                let first = inner.describe().weights.first().copied();
+                let weights = match op {
+                    Op::Embed { table, .. } => vec![*table],
+                    Op::Norm { weight, .. } | Op::Conv { weight, .. } => vec![*weight],
+                    Op::Linear { weights, .. } => weights.as_slice().to_vec(),
+                    Op::Experts { gate, up, down, .. } => vec![*gate, *up, *down],
+                    _ => Vec::new(),
+                };
+                match weights.iter().any(|weight| Some(weight.encoding) == first) {
+                    true => Support::No,
+                    false => inner.supports(op),
+                }
+            };
+        "DeviceDescription::kv" "Encodings of KV pages that it reads": "no attention at all",
+            supports: |inner, op| match op {
+                Op::Attention { .. } => Support::No,
+                op => inner.supports(op),
+            };
         "DeviceUsage::device_bytes" "Bytes allocated in [`Space::Device`] now.": "none",
             usage: |usage, _| usage.device_bytes = 0;
         "DeviceUsage::device_peak_bytes" "The most there were.": "as many as now",
@@ -223,6 +251,14 @@ fn frame() -> Vec<Mutant<Device>> {
             copy: |inner, queue, copies, after| {
                 hasty(inner, copies)?;
                 inner.copy(queue, &[], after)
+            };
+        "Queue" "Work in order": "a copy behind no fence is at once",
+            copy: |inner, queue, copies, after| match after.is_empty() {
+                true => {
+                    hasty(inner, copies)?;
+                    inner.copy(queue, &[], after)
+                }
+                false => inner.copy(queue, copies, after),
             };
         "DeviceBackend::submit" "Queues ops, in order, behind `after`.": "the last op first",
             submit: |inner, queue, ops, after| {
@@ -253,6 +289,9 @@ fn frame() -> Vec<Mutant<Device>> {
                 FenceState::Failed(_) => FenceState::Done,
                 state => state,
             });
+        "DeviceBackend::submit"
+            "Check every range and table entry before it reads through it.":
+            "a row past the end is the last", op: tables::clamped;
         "DeviceBackend::copy" "Queues copies behind `after`.": "at once",
             copy: |inner, queue, copies, after| {
                 hasty(inner, copies)?;
@@ -298,12 +337,25 @@ fn frame() -> Vec<Mutant<Device>> {
                 let fence = inner.submit(queue, ops, after)?;
                 finish(inner, fence)
             };
+        "DeviceBackend" "Nothing but `wait` blocks on work.": "submit does, on the list before",
+            submit: |inner, queue, ops, after| {
+                for fence in after {
+                    finish(inner, *fence)?;
+                }
+                inner.submit(queue, ops, after)
+            };
         "DeviceBackend::usage" "Do so without synchronising.": "all is counted as done",
             usage: |usage, submitted| usage.ops = submitted;
         "DeviceUsage::ops" "Ops run since `open`.": "lists are",
             usage: |usage, _| usage.ops /= 2;
         "DeviceUsage::busy" "Time that queues were busy since `open`.": "never",
             usage: |usage, _| usage.busy = Duration::ZERO;
+        "DeviceBackend"
+            "It owns its worker threads and its buffers, and nothing else: no files, no model, no \
+             history.": "it looks for files", open: |inner, spec, host| {
+                host.list().ok();
+                inner.open(spec, host)
+            };
         "DeviceBackend"
             "It owns its worker threads and its buffers, and nothing else: no files, no model, no \
              history.": "every other norm is another",
@@ -348,9 +400,54 @@ fn a_device_without_a_fault_keeps_every_case() {
     }
 }
 
+fn every() -> Vec<Mutant<Device>> {
+    frame().into_iter().chain(ops::mutants()).chain(tables::mutants()).collect()
+}
+
 #[test]
 fn every_promise_of_a_device_is_tried() {
-    let mutants = frame().into_iter().chain(ops::mutants()).chain(tables::mutants()).collect();
-    let mutants: Vec<Mutant<Device>> = mutants;
-    all_turn_red(&cases(), &mutants, &|| Ok(Box::new(ScalarDevice::default())));
+    all_turn_red(&cases(), &every(), &|| Ok(Box::new(ScalarDevice::default())));
+}
+
+/// A product of two halves, the first of which is clamped.
+fn clamped() -> Op {
+    let (encoding, outputs, inputs) = (WeightEncoding::Bf16, 4, 32);
+    let weight = Weight { encoding, outputs, inputs, ..Weight::default() };
+    let none = Few::of(&[Slice::default()]);
+    Op::Linear {
+        x: Slice::default(),
+        weights: Few::of(&[weight]),
+        biases: none,
+        outs: none,
+        rows: 1,
+        epilogue: Epilogue::Clamped,
+        limit: 1.0,
+        alpha: 1.0,
+    }
+}
+
+#[test]
+fn what_a_shipped_device_keeps_is_tried_through_the_border() {
+    // The one that keeps the most.
+    let shipped = of(PluginKind::Device);
+    let kept = |shipped: &Shipped| {
+        let make = || opened(shipped, as_device);
+        let ran = sweep(&cases(), &Subject::new(&make));
+        let kept = ran.into_iter().filter(|ran| ran.outcome == Outcome::Kept);
+        kept.map(|ran| ran.name).collect::<BTreeSet<&str>>()
+    };
+    let all = shipped.iter().map(|shipped| (kept(shipped), shipped));
+    let Some((kept, most)) = all.max_by_key(|(kept, _)| kept.len()) else { return };
+    let cases: Vec<_> = cases().into_iter().filter(|case| kept.contains(case.name)).collect();
+    assert!(cases.len() > 20, "{} keeps {} cases", most.name, cases.len());
+    // A case is kept where a part of an op does not run; then nothing tries that part.
+    let device = opened(most, as_device).unwrap();
+    let runs_clamped = device.supports(&clamped()) != Support::No;
+    let tried = |mutant: &Mutant<Device>| {
+        let is_there = runs_clamped || mutant.breaks.text != "g = min(gate, limit)";
+        is_there && cases.iter().any(|case| case.promises.contains(&mutant.breaks))
+    };
+    let mutants: Vec<_> = every().into_iter().filter(tried).collect();
+    let wrong = not_found(&cases, &mutants, &|| opened(most, as_device));
+    assert!(wrong.is_empty(), "{}:\n{}", most.name, wrong.join("\n"));
 }

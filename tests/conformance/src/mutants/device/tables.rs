@@ -56,8 +56,70 @@ fn later(inner: &mut Device, op: &mut Op) {
     spans(inner, op, |span| span[2] = span[2].max(1));
 }
 
+/// Rows by index: one of the buffer where it is past its end.
+pub fn clamped(inner: &mut Device, op: &mut Op) {
+    if let Op::Rows { indices, rows, .. } = op {
+        changed(inner, indices, *rows as usize, |all| {
+            all.iter_mut().for_each(|index| *index = (*index).min(39));
+        });
+    }
+}
+
+/// Of ties the higher id: the first two of a row change places where they are as large.
+fn swapped(inner: &mut Device, queue: Queue, ops: &[Op], after: &[Fence]) -> Result<Fence> {
+    let fence = inner.submit(queue, ops, after)?;
+    for op in ops {
+        if let Op::Top { ids, values, rows, top: 2.., .. } = op {
+            super::finish(inner, fence)?;
+            let (Some(ids_at), Some(values_at)) =
+                (inner.span(ids.buffer), inner.span(values.buffer))
+            else {
+                continue;
+            };
+            let top = match op {
+                Op::Top { top, .. } => u64::from(*top),
+                _ => 0,
+            };
+            for row in 0..u64::from(*rows) {
+                let (mut two, mut tied) = ([0; 8], [0; 8]);
+                peek(values_at, values.offset + 4 * row * top, &mut tied)?;
+                peek(ids_at, ids.offset + 4 * row * top, &mut two)?;
+                if tied[..4] == tied[4..] {
+                    two.rotate_left(4);
+                    poke(ids_at, ids.offset + 4 * row * top, &two)?;
+                }
+            }
+        }
+    }
+    Ok(fence)
+}
+
+/// Attention that divides by a sum of nothing.
+fn unseen(inner: &mut Device, queue: Queue, ops: &[Op], after: &[Fence]) -> Result<Fence> {
+    let fence = inner.submit(queue, ops, after)?;
+    for op in ops {
+        if let Op::Attention { out, heads, value_dim, masks, last: true, .. } = op
+            && masks.buffer != Buffer(0)
+        {
+            super::finish(inner, fence)?;
+            let Some(span) = inner.span(out.buffer) else { continue };
+            // Row 0 is nobody's: the first sequence begins at row 1.
+            let row = 4 * u64::from(*heads * *value_dim);
+            let mut first = [0; 4];
+            peek(span, out.offset + row, &mut first)?;
+            if first == [0; 4] {
+                poke(span, out.offset + row, &f32::NAN.to_le_bytes())?;
+            }
+        }
+    }
+    Ok(fence)
+}
+
 pub fn mutants() -> Vec<Mutant<Device>> {
     mutants! {
+        "Op::Top" "The `top` largest of each row, descending, ties to the lower id.":
+            "ties to the higher", submit: swapped;
+        "Op::Attention" "0 where nothing was seen.": "it is no number", submit: unseen;
         "KvEncoding::Bf16" "The upper half of an f32, rounded half to even.": "cut off",
             op: |inner, op| if let Op::RopeWrite { v, rows, kv_heads, value_dim, .. } = op {
                 let words = (*rows * *kv_heads * *value_dim) as usize;

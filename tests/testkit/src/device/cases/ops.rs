@@ -1,9 +1,11 @@
 //! Every op against the reference, in all of its modes, in shapes that no vector divides.
 
-use super::super::bench::{Device, held};
+use super::super::bench::{Device, held, need, runs};
+use super::super::desk::Desk;
 use super::super::samples::{self, ALL};
-use super::declined;
-use crate::{Case, Promise};
+use super::{always, declined};
+use crate::{Case, Check, Promise, Subject};
+use kvern_contract::*;
 
 macro_rules! promises { ($($name:ident: $($of:literal $text:literal),+;)*) => { $(
     const $name: &[Promise] = &[$(Promise::new($of, $text)),+];
@@ -38,6 +40,7 @@ promises! {
         "Op::Attention" "Queries against pages.",
         "Op::Attention" "(from `sinks`: m = sink, l = 1)",
         "Op::Attention" "`last` writes a / l to `out`",
+        "Op::Attention" "0 where nothing was seen.",
         "Op::Attention" "`[row][head][2 + value_dim]`: m, l, a.",
         "Op::Attention" "What a score is multiplied by.",
         "Op::Attention" "Then scores become softcap tanh(s / softcap); 0: none.",
@@ -93,6 +96,9 @@ promises! {
     GATES:
         "Op::DeltaGates" "decay = -exp(a_log) softplus(a + dt_bias), a logarithm",
         "Op::DeltaGates" "beta = sigmoid(b)";
+    DECLARED:
+        "DeviceDescription::weights" "Encodings of weights that it reads.",
+        "DeviceDescription::kv" "Encodings of KV pages that it reads";
 }
 
 macro_rules! cases { ($($name:literal $promises:ident $make:ident $count:literal
@@ -106,8 +112,8 @@ macro_rules! cases { ($($name:literal $promises:ident $make:ident $count:literal
 } }
 
 pub fn cases() -> Vec<Case<Device>> {
-    debug_assert_eq!(ALL.len(), 14);
-    cases! {
+    let declared = always("every_encoding_that_is_declared_is_read", DECLARED, declared);
+    let ops = cases! {
         "rows_of_a_table_come_by_id" EMBED embed 12 "Embed does not run here";
         "norms_are_of_every_kind_weight_and_stride" NORM norm 48 "Norm does not run here";
         "products_are_sums_of_products_in_every_encoding_and_what_follows_follows"
@@ -126,5 +132,38 @@ pub fn cases() -> Vec<Case<Device>> {
         "rows_are_gathered_scattered_and_added" ROWS rows 9 "Rows does not run here";
         "the_largest_come_first" TOP top 12 "Top does not run here";
         "gates_are_decay_and_beta" GATES gates 6 "DeltaGates does not run here";
+    };
+    std::iter::once(declared).chain(ops).collect()
+}
+
+/// What is declared runs in at least one op, or else all that is said of it is tried by nothing.
+fn declared(subject: &Subject<'_, Device>) -> Check {
+    let device = subject.instance()?;
+    let description = device.describe();
+    let mut desk = Desk::new(&description);
+    for encoding in &description.weights {
+        desk.weights = vec![*encoding];
+        let of = |op: &Op| weights_of(op).iter().any(|weight| weight.encoding == *encoding);
+        let read = ALL.iter().any(|(_, make, count)| {
+            (0..u64::from(*count)).any(|n| {
+                desk.dry = true;
+                let named = make(&mut desk, n).iter().any(of);
+                named && runs(&*device, &mut desk, *make, n, n)
+            })
+        });
+        need(read, || format!("weights in {encoding:?} are declared, and no op with them runs"))?;
+    }
+    let kv = &description.kv;
+    let read = declined(&*device, samples::attention, 8, "").is_none();
+    need(read || kv.is_empty(), || format!("pages in {kv:?} are declared, and no Attention runs"))
+}
+
+fn weights_of(op: &Op) -> Vec<Weight> {
+    match op {
+        Op::Embed { table, .. } => vec![*table],
+        Op::Norm { weight, .. } | Op::Conv { weight, .. } => vec![*weight],
+        Op::Linear { weights, .. } => weights.as_slice().to_vec(),
+        Op::Experts { gate, up, down, .. } => vec![*gate, *up, *down],
+        _ => Vec::new(),
     }
 }
