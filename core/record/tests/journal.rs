@@ -1,12 +1,13 @@
 //! The journal and the identity over a drive that loses power, fails to sync and rots.
 #![allow(clippy::unwrap_used)]
 
-use kvern_contract::{ErrorKind, HostRef, Result};
+use kvern_contract::{ErrorKind, FileWrite, HostRef, Result};
 use kvern_record::{Journal, claim_identity};
 use kvern_storage::double::{FaultPlan, Faults, MemoryStorage, Random};
-use kvern_storage::{Budget, NoSink, RootHost, Storage};
+use kvern_storage::{Budget, NoSink, OpenHow, RootHost, Storage};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 fn host(storage: Arc<dyn Storage>) -> HostRef {
     RootHost::new(storage, "/root".into(), Budget::new(None), Arc::new(NoSink))
@@ -38,6 +39,30 @@ fn records_come_back_in_order_and_the_journal_goes_on_behind_them() {
             journal.append(all.last().unwrap()).unwrap();
         }
     }
+}
+
+#[test]
+fn what_a_failed_append_leaves_counts_until_records_lie_over_it() {
+    let memory = MemoryStorage::new();
+    let faults = Faults::new(memory.clone(), FaultPlan::default());
+    let length = || memory.contents(Path::new("/root/log")).unwrap().len() as u64;
+    let (mut journal, _) = open(&host(faults.clone())).unwrap();
+    journal.append(b"whole").unwrap();
+    let whole = journal.bytes();
+    assert_eq!((journal.bytes_with(0), journal.bytes_with(10)), (whole, whole + 10));
+    // The host says that any of a failed write may be there.
+    faults.set(FaultPlan { writes_before_eio: Some(0), ..FaultPlan::default() });
+    journal.append(&[7; 500]).unwrap_err();
+    faults.set(FaultPlan::default());
+    assert_eq!((journal.bytes(), journal.bytes_with(0)), (whole, whole + 516));
+    assert_eq!((journal.bytes_with(516), journal.bytes_with(517)), (whole + 516, whole + 517));
+    drop(journal);
+    let file = memory.open(Path::new("/root/log"), OpenHow::Write).unwrap();
+    let write = FileWrite { file, offset: whole, bytes: &[9; 300] };
+    memory.write_batch(&[write], Duration::MAX).unwrap();
+    let (journal, records) = open(&host(faults)).unwrap();
+    assert_eq!((records.len(), journal.bytes_with(0)), (1, length()));
+    assert_eq!(length(), whole + 300);
 }
 
 #[test]

@@ -176,7 +176,7 @@ impl KvStore for ChunkedStore {
     fn store(&mut self, pages: &[PageRef<'_>]) -> Result<()> {
         self.table.may_store(pages)?;
         let (entries, end) = self.place(pages);
-        let length = self.length.max(end);
+        let length = entries.iter().map(end_of).fold(self.length, u64::max);
         self.room.check("kv/store", length, self.table.journal_bytes())?;
         let file = self.chunks;
         let writes: Vec<FileWrite<'_>> = (pages.iter().zip(&entries))
