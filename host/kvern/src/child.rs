@@ -5,21 +5,28 @@
 use crate::fail::{Failure, Outcome, one_line};
 use crate::interrupt;
 use kvern_abi::trail::{self, Call, signal_name};
-use rustix::process::{Pid, Signal, kill_process_group};
-use std::ffi::OsString;
-use std::io::{BufRead, BufReader, Read};
+use rustix::process::{Pid, Signal, getppid, kill_process_group, set_parent_process_death_signal};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The file in which a process keeps its trail, where its parent wants to read it.
+/// `PARENT:FILE`: in which file a process of this parent keeps its trail, for the parent to read.
 const TRAIL: &str = "KVERN_TRAIL";
 /// How often a running process is looked at; coarse, so that looking costs it nothing.
 const LOOK: Duration = Duration::from_millis(20);
+/// The most that a look may add to a time: what goes beyond, this process was stopped for.
+const STOPPED: Duration = Duration::from_secs(1);
+/// How long a process that has ended may still be heard: what it left behind may hold its pipes.
+const ECHO: Duration = Duration::from_secs(1);
 
 /// What to run.
 pub struct Ask<'a> {
@@ -65,7 +72,7 @@ pub fn run(ask: &Ask<'_>, on_line: &mut dyn FnMut(&str)) -> Outcome<Ended> {
     let kept = Kept::new()?;
     let mut child = Command::new(program)
         .args(ask.arguments)
-        .env(TRAIL, &kept.0)
+        .env(TRAIL, kept.word())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -73,12 +80,14 @@ pub fn run(ask: &Ask<'_>, on_line: &mut dyn FnMut(&str)) -> Outcome<Ended> {
         .spawn()
         .map_err(|e| Failure::new(format!("a process of its own does not start: {e}")))?;
     let (said, lines) = channel();
-    let (stdout, stderr) = (read_lines(child.stdout.take(), said), read_all(child.stderr.take()));
+    let stdout = Reader::of(child.stdout.take(), Some(said));
+    let stderr = Reader::of(child.stderr.take(), None);
     let mut watched = Watched { child: &mut child, lines, kept: &kept };
     let end = watched.wait(ask, on_line)?;
-    // What it started and left behind would hold its pipes open.
+    // What it started and left behind would hold its pipes open; what has left its group does.
     end_group(watched.child, Signal::KILL);
-    let stdout = stdout.join().unwrap_or_default();
+    let until = Instant::now() + ECHO;
+    let (stdout, stderr) = (stdout.text(until), stderr.text(until));
     // What came after the last look.
     watched.lines.try_iter().for_each(|line| on_line(&line));
     let code = end.status.code().unwrap_or_else(|| 128 + end.status.signal().unwrap_or(0));
@@ -87,19 +96,45 @@ pub fn run(ask: &Ask<'_>, on_line: &mut dyn FnMut(&str)) -> Outcome<Ended> {
         signal: end.status.signal().filter(|_| end.late.is_none()),
         late: end.late,
         stdout,
-        stderr: stderr.join().unwrap_or_default(),
+        stderr,
         calls: end.calls,
     })
 }
 
-/// Keeps this process's trail where its parent asked for it, and tells crashes.
+/// Keeps this process's trail where its parent asked for it, and tells crashes. A process that was
+/// started for another ends with it.
 pub fn keep_trail() {
-    let kept = match std::env::var_os(TRAIL) {
-        Some(path) => trail::keep_in(Path::new(&path)),
-        None => Ok(()),
-    };
-    if let Err(error) = kept.and_then(|()| trail::tell_crashes()) {
+    if let Some((parent, path)) = std::env::var_os(TRAIL).as_deref().and_then(asked_by) {
+        match trail::keep_in(path) {
+            Ok(()) => {
+                // The parent has it open. Without its name nothing of it stays, whoever ends first.
+                let _gone = std::fs::remove_file(path);
+                end_with(parent);
+            }
+            // What a process like this one starts has its variables, and finds the file in use.
+            Err(error) => crate::log::line(4, &format!("no trail is kept for another: {error}")),
+        }
+    }
+    if let Err(error) = trail::tell_crashes() {
         crate::log::line(2, &format!("a plugin that crashes will not be named: {error}"));
+    }
+}
+
+/// Parent and file of the variable's text.
+fn asked_by(text: &OsStr) -> Option<(Pid, &Path)> {
+    let bytes = text.as_bytes();
+    let colon = bytes.iter().position(|byte| *byte == b':')?;
+    let parent = std::str::from_utf8(&bytes[..colon]).ok()?.parse().ok()?;
+    Some((Pid::from_raw(parent)?, Path::new(OsStr::from_bytes(&bytes[colon + 1..]))))
+}
+
+/// This process ends when its parent does, or has already.
+fn end_with(parent: Pid) {
+    if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
+        crate::log::line(2, &format!("this process may outlive the one that waits: {error}"));
+    }
+    if getppid() != Some(parent) {
+        trail::leave(1);
     }
 }
 
@@ -150,8 +185,11 @@ pub fn seconds(time: Duration) -> String {
     format!("{} s", (time.as_secs_f64() * 10.0).round() / 10.0)
 }
 
-/// A trail's file, removed with this.
-struct Kept(PathBuf);
+/// A trail's file. Its name goes with this, or as soon as it is in use.
+struct Kept {
+    path: PathBuf,
+    file: File,
+}
 
 impl Kept {
     /// Ours alone: made here, not taken over.
@@ -163,51 +201,80 @@ impl Kept {
         // What a process of the same number left long ago.
         let _gone = std::fs::remove_file(&path);
         let mut how = std::fs::OpenOptions::new();
-        let made = how.write(true).create_new(true).mode(0o600).open(&path);
-        made.map_err(|e| Failure::new(format!("{}: {e}", path.display())))?;
-        Ok(Kept(path))
+        let made = how.read(true).write(true).create_new(true).mode(0o600).open(&path);
+        let file = made.map_err(|e| Failure::new(format!("{}: {e}", path.display())))?;
+        Ok(Kept { path, file })
+    }
+
+    /// The variable's text.
+    fn word(&self) -> OsString {
+        let mut word = OsString::from(format!("{}:", std::process::id()));
+        word.push(&self.path);
+        word
     }
 
     /// What it tells; nothing where the process opened no plugin.
     fn calls(&self) -> Vec<Call> {
-        trail::read(&self.0).unwrap_or_default()
+        trail::read_from(&self.file).unwrap_or_default()
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        let _gone = std::fs::remove_file(&self.0);
+        let _gone = std::fs::remove_file(&self.path);
     }
 }
 
-fn read_all(pipe: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<String> {
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        if let Some(mut pipe) = pipe {
-            // What came before a read failed is still worth keeping.
-            let _ = pipe.read_to_end(&mut bytes);
-        }
-        String::from_utf8_lossy(&bytes).into_owned()
-    })
+/// What comes out of a pipe, read by a thread of its own.
+struct Reader {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    /// Closed when nothing more comes.
+    open: Receiver<()>,
 }
 
-fn read_lines(
-    pipe: Option<impl Read + Send + 'static>,
-    said: Sender<String>,
-) -> std::thread::JoinHandle<String> {
-    std::thread::spawn(move || {
-        let (mut all, mut line) = (String::new(), Vec::new());
-        let Some(pipe) = pipe else { return all };
-        let mut pipe = BufReader::new(pipe);
-        while pipe.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
-            let text = String::from_utf8_lossy(&line);
-            all.push_str(&text);
+impl Reader {
+    /// Reads from here on; each line goes to `said` as it comes, too.
+    fn of(pipe: Option<impl Read + Send + 'static>, said: Option<Sender<String>>) -> Reader {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let (held, open) = channel();
+        let all = Arc::clone(&bytes);
+        std::thread::spawn(move || {
+            let _held = held;
+            let Some(mut pipe) = pipe else { return };
+            let (mut block, mut line) = (vec![0; 1 << 16], Vec::new());
             // Nobody listens any more once the process has ended; the text is kept.
-            let _ = said.send(text.trim_end_matches('\n').into());
-            line.clear();
-        }
-        all
-    })
+            let say = |line: &[u8]| {
+                let line = || String::from_utf8_lossy(line).into_owned();
+                said.iter().for_each(|said| drop(said.send(line())));
+            };
+            // What came before a read failed is still worth keeping.
+            while let Some(some) = pipe.read(&mut block).ok().filter(|bytes| *bytes > 0) {
+                all.lock().unwrap_or_else(PoisonError::into_inner).extend(&block[..some]);
+                for byte in &block[..some] {
+                    match byte {
+                        b'\n' => {
+                            say(&line);
+                            line.clear();
+                        }
+                        byte if said.is_some() => line.push(*byte),
+                        _ => {}
+                    }
+                }
+            }
+            if !line.is_empty() {
+                say(&line);
+            }
+        });
+        Reader { bytes, open }
+    }
+
+    /// All that has come, once nothing more comes or it is too late.
+    fn text(self, until: Instant) -> String {
+        // Nothing is ever sent: it is closed, or it is too late.
+        let _ = self.open.recv_timeout(until.saturating_duration_since(Instant::now()));
+        let bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
 }
 
 struct Watched<'a> {
@@ -224,19 +291,21 @@ struct End {
 
 impl Watched<'_> {
     fn wait(&mut self, ask: &Ask<'_>, on_line: &mut dyn FnMut(&str)) -> Outcome<End> {
-        let began = Instant::now();
-        let mut heard = began;
+        let (mut last, mut age, mut quiet) = (Instant::now(), Duration::ZERO, Duration::ZERO);
         loop {
+            let now = Instant::now();
+            let passed = now.saturating_duration_since(last).min(STOPPED);
+            (last, age, quiet) = (now, age + passed, quiet + passed);
             for line in self.lines.try_iter() {
-                heard = Instant::now();
+                quiet = Duration::ZERO;
                 on_line(&line);
             }
             if let Some(status) = self.child.try_wait().map_err(Failure::new)? {
                 return Ok(End { status, late: None, calls: self.kept.calls() });
             }
             let late = match ask.silence {
-                _ if began.elapsed() >= ask.budget => Some(Late::Budget(ask.budget)),
-                Some(most) if heard.elapsed() >= most => Some(Late::Silence(most)),
+                _ if age >= ask.budget => Some(Late::Budget(ask.budget)),
+                Some(most) if quiet >= most => Some(Late::Silence(most)),
                 _ => None,
             };
             if late.is_some() || interrupt::asked() {
@@ -325,6 +394,42 @@ mod tests {
         let told =
             fault(None, Some(Late::Budget(Duration::from_secs(90))), &[call("kv/open", None)]);
         assert_eq!(told, "it did not end in 90 s; kv strategy `x` (/l/libx.so) was in kv/open");
+    }
+
+    #[test]
+    fn a_pipe_that_another_holds_open_is_not_waited_for() {
+        let (pipe, mut held) = std::io::pipe().unwrap();
+        std::io::Write::write_all(&mut held, b"one\ntwo\nhalf").unwrap();
+        let (said, lines) = channel();
+        let reader = Reader::of(Some(pipe), Some(said));
+        assert_eq!([lines.recv().unwrap(), lines.recv().unwrap()], ["one", "two"]);
+        assert_eq!(reader.text(Instant::now() + Duration::from_millis(100)), "one\ntwo\nhalf");
+        drop(held);
+        assert_eq!(lines.recv().unwrap(), "half", "what has no end of its line comes at the end");
+        let (pipe, held) = std::io::pipe().unwrap();
+        drop(held);
+        let reader = Reader::of(Some(pipe), None);
+        assert_eq!(reader.text(Instant::now() + Duration::from_secs(3600)), "");
+    }
+
+    #[test]
+    fn a_trail_is_asked_for_by_a_parent_and_a_file() {
+        let asked = |text: &str| {
+            let asked = asked_by(OsStr::new(text))?;
+            Some((asked.0.as_raw_nonzero().get(), asked.1.to_string_lossy().into_owned()))
+        };
+        assert_eq!(asked("7:/tmp/a:b"), Some((7, "/tmp/a:b".into())));
+        for wrong in ["", ":", "precious", "/tmp/x", "-:x", "0:x", "x:7", "99999999999:x"] {
+            assert_eq!(asked(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_trails_file_is_read_without_its_name() {
+        let kept = Kept::new().unwrap();
+        assert_eq!(asked_by(&kept.word()).unwrap().1, kept.path);
+        std::fs::remove_file(&kept.path).unwrap();
+        assert_eq!(kept.calls(), [], "nothing is kept in it yet");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::plugin::{Place, from_toml, line_of, toml_fault};
 use kvern_contract::Options;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 
@@ -88,7 +89,7 @@ struct RawDirectories {
 #[serde(deny_unknown_fields, default)]
 struct RawPlugins {
     require_pinned: Option<bool>,
-    deadline_secs: Option<u32>,
+    deadline_secs: Option<NonZeroU32>,
 }
 
 #[derive(Deserialize, Default)]
@@ -226,7 +227,7 @@ impl Layer {
             cache_dir: raw.directories.cache,
             manifests: raw.directories.manifests,
             require_pinned: raw.plugins.require_pinned,
-            plugin_deadline: raw.plugins.deadline_secs,
+            plugin_deadline: raw.plugins.deadline_secs.map(NonZeroU32::get),
             history_dir: raw.benchmark.history_dir,
         })
     }
@@ -260,6 +261,7 @@ mod tests {
             ("[profile]\nname = \"big\"\n", "small.toml:2: `profile.name`"),
             ("[kv]\nplugn = \"x\"\n", "did you mean `plugin`?"),
             ("[run]\nkv_dtype = \"f8\"\n", "small.toml:2"),
+            ("[plugins]\ndeadline_secs = 0\n", "small.toml:2"),
             ("[kv.options]\nx = [1]\n", "small.toml:2: `kv.options.x`"),
         ];
         for (text, said) in cases {

@@ -37,13 +37,28 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     child::keep_trail();
-    watchdog::watch(watchdog::default_deadline());
-    let ended = parse().and_then(|cli| cli.map_or(Ok(()), command::run));
+    let ended = parse().and_then(|cli| cli.map_or(Ok(()), run));
     let Err(failure) = ended else { return ExitCode::SUCCESS };
     if !failure.message.is_empty() {
         out::note(&format!("kvern: {}", failure.message));
     }
     ExitCode::from(failure.code)
+}
+
+/// Runs a command under the watchdog.
+fn run(cli: cli::Cli) -> Outcome<()> {
+    match &cli.command {
+        cli::Command::Plugins(command) => {
+            watchdog::longer_with(match command {
+                cli::PluginsCommand::Verify(_) => "--case-deadline",
+                _ => settings::DEADLINE_VARIABLE,
+            });
+            watchdog::watch(settings::deadline_without_flags()?);
+        }
+        // Until its flags are read.
+        _ => watchdog::watch(settings::DEADLINE),
+    }
+    command::run(cli)
 }
 
 /// The command line; `None` where it only asked for help, which is told.

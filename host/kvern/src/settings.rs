@@ -5,10 +5,13 @@ use crate::cli::{EngineArgs, ModelArgs, PluginArgs, RunArgs};
 use crate::config::Layer;
 use crate::fail::{Failure, Outcome};
 use crate::plugin::{Discovery, search_path};
-use crate::watchdog::DEADLINE;
 use kvern_contract::{ComputeDtype, KvEncoding, Options};
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// The environment's word on the deadline.
+pub const DEADLINE_VARIABLE: &str = "KVERN_PLUGIN_DEADLINE";
 
 /// A run's settings. Names are not looked up yet.
 #[derive(Clone, Debug)]
@@ -176,7 +179,7 @@ impl Settings {
             plugin_deadline: (plugins.plugin_deadline)
                 .or(profile.plugin_deadline)
                 .or(file.plugin_deadline)
-                .map_or(DEADLINE, |seconds| Duration::from_secs(seconds.max(1).into())),
+                .map_or(DEADLINE, |seconds| Duration::from_secs(seconds.into())),
             kv_dtype: kv_dtype.map_or(KvEncoding::Bf16, |d| d.encoding()),
             compute: compute.map_or(ComputeDtype::Auto, |c| c.dtype()),
             prefill_chunk: at_least_one(
@@ -201,6 +204,30 @@ impl Settings {
         let path = search_path(&self.manifests, &self.configured_manifests)?;
         Discovery::read(&path, self.require_pinned)
     }
+}
+
+/// How long a plugin may take to come back from a call where nobody said otherwise.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The deadline of a command that has no flag for it: the environment's, then the file's.
+pub fn deadline_without_flags() -> Outcome<Duration> {
+    let asked = std::env::var_os(DEADLINE_VARIABLE);
+    let seconds = match asked.map(|text| deadline_of(&text)).transpose()? {
+        None => Layer::configured()?.plugin_deadline,
+        seconds => seconds,
+    };
+    Ok(seconds.map_or(DEADLINE, |seconds| Duration::from_secs(seconds.into())))
+}
+
+/// What the flag's parser accepts, and nothing else.
+fn deadline_of(text: &OsStr) -> Outcome<u32> {
+    let seconds = text.to_str().and_then(|text| text.parse().ok()).filter(|n| *n > 0);
+    seconds.ok_or_else(|| {
+        Failure::usage(format!(
+            "{DEADLINE_VARIABLE} is `{}`: a number of seconds is expected, 1 or more",
+            text.to_string_lossy()
+        ))
+    })
 }
 
 /// Cores that this process may use.
@@ -255,6 +282,16 @@ mod tests {
         assert_eq!(with_ordinal(Some("x:1".into())).unwrap(), (Some("x".into()), Some(1)));
         assert_eq!(with_ordinal(Some("x".into())).unwrap(), (Some("x".into()), None));
         assert_eq!(with_ordinal(Some("x:y".into())).unwrap_err().code, 2);
+    }
+
+    #[test]
+    fn a_deadline_is_a_number_of_seconds_and_never_none() {
+        assert_eq!(deadline_of(OsStr::new("7")).unwrap(), 7);
+        for wrong in ["0", "", "x", "-1", "1.5", "99999999999"] {
+            let failure = deadline_of(OsStr::new(wrong)).unwrap_err();
+            assert_eq!(failure.code, 2, "{wrong}");
+            assert!(failure.message.starts_with("KVERN_PLUGIN_DEADLINE is `"));
+        }
     }
 
     #[test]

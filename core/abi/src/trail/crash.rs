@@ -70,15 +70,20 @@ extern "C" fn strike(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c_vo
     if !TOLD.swap(true, Relaxed) {
         tell(signal, name);
     }
-    // The old handler is back when the fault repeats, which it does as soon as this returns.
-    if let Some(before) = BEFORE.get(at).and_then(OnceLock::get) {
-        // SAFETY: `before` is what `sigaction` gave for this signal.
-        unsafe { libc::sigaction(signal, before, std::ptr::null_mut()) };
-    }
     // SAFETY: the kernel passes a live `siginfo_t`, since the handler asked for one.
-    let sent = unsafe { info.as_ref() }.is_some_and(|info| info.si_code <= 0);
-    if sent && signal != libc::SIGABRT {
-        // Nothing repeats a signal that somebody sent, save `abort`, which does so itself.
+    let sent = unsafe { info.as_ref() }.is_none_or(|info| info.si_code <= 0);
+    // The old handler is back when the signal repeats.
+    if let Some(mut before) = BEFORE.get(at).and_then(OnceLock::get).copied() {
+        if sent && before.sa_sigaction != libc::SIG_IGN {
+            // The standard library's handler would take what was sent for a fault, and return.
+            before.sa_sigaction = libc::SIG_DFL;
+        }
+        // SAFETY: `before` is what `sigaction` gave for this signal, or that with the default.
+        unsafe { libc::sigaction(signal, &before, std::ptr::null_mut()) };
+    }
+    if sent || [libc::SIGABRT, libc::SIGTRAP].contains(&signal) {
+        // A fault repeats by itself. Nothing repeats what somebody sent, and a breakpoint's
+        // instruction is over when it is told. It comes as soon as this returns.
         // SAFETY: raising a signal has no preconditions.
         unsafe { libc::raise(signal) };
     }

@@ -4,7 +4,8 @@
 //! outlives it.
 //!
 //! A mark is a few stores into a slot of the thread's own: no lock and no clock. Who watches
-//! compares marks: the same call with the same sequence is the one that was there before.
+//! compares marks: the same sequence on the same thread is the call that was there before, whatever
+//! it has asked of the host since.
 
 mod crash;
 mod operation;
@@ -16,6 +17,7 @@ pub use operation::Operation;
 use crate::{Plugin, PluginKind};
 use kvern_contract::{Error, ErrorKind, Result};
 use std::cell::Cell;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -33,8 +35,8 @@ pub struct Call {
     pub operation: String,
     /// What the plugin asks of the host meanwhile, as `host/sync`: the time is then the host's.
     pub host: Option<String>,
-    /// Of the calls of this thread, ascending: the same number is the same call, still at the same
-    /// point.
+    /// Of the calls of this thread, ascending: the same number is the same call. What it asks of
+    /// the host does not change it.
     pub sequence: u64,
     /// How long the call was told that it may take, where it was told.
     pub limit: Option<Duration>,
@@ -70,8 +72,9 @@ fn table() -> &'static Table {
 /// Keeps this process's marks in a file, for others to read when it is gone. Once, before the first
 /// plugin is opened.
 ///
-/// The file is made, or emptied, and must stay as it is while the process lives. *Errors* Io;
-/// Invalid when there are marks already.
+/// The file is there and empty, and must stay as it is while the process lives; its name need not.
+/// *Errors* NotFound; Io, which a drive without room is; Invalid when it is no empty file, or when
+/// there are marks already. What the path names is then as it was.
 pub fn keep_in(path: &Path) -> Result<()> {
     let begun = || {
         let text = "the trail has begun: it is kept in a file from before the first plugin or not";
@@ -93,6 +96,11 @@ pub fn calls() -> Vec<Call> {
 /// *Errors* NotFound, Io; Invalid when the file is no trail of this build.
 pub fn read(path: &Path) -> Result<Vec<Call>> {
     table::read(path)
+}
+
+/// The same of a file that is open, whether it still has a name or not. *Errors* as of [`read`].
+pub fn read_from(file: &File) -> Result<Vec<Call>> {
+    table::read_from(file, Path::new("the trail"))
 }
 
 /// Whose code is called, by a number of the trail's own.
@@ -188,19 +196,25 @@ fn claim() -> Option<&'static Slot> {
 /// A mark; taken away when it is dropped.
 pub(crate) struct Step {
     slot: Option<&'static Slot>,
+    /// What was there before.
     state: u64,
     limit: u64,
+    /// Whether it is a call of its own, and not what a call asks of the host.
+    is_call: bool,
 }
 
 impl Step {
-    const NONE: Step = Step { slot: None, state: 0, limit: 0 };
+    const NONE: Step = Step { slot: None, state: 0, limit: 0, is_call: false };
 }
 
 impl Drop for Step {
     #[inline]
     fn drop(&mut self) {
         if let Some(slot) = self.slot {
-            slot.mark(self.state, self.limit);
+            match self.is_call {
+                true => slot.mark(self.state, self.limit),
+                false => slot.state.store(self.state, Release),
+            }
         }
     }
 }
@@ -220,6 +234,7 @@ impl Slot {
             slot: Some(self),
             state: self.state.load(Relaxed),
             limit: self.limit.load(Relaxed),
+            is_call: true,
         };
         self.mark(state, limit);
         before
@@ -245,12 +260,16 @@ pub(crate) fn enter_within(maker: Maker, operation: Operation, limit: u64) -> St
 }
 
 /// Marks a call of the plugin back into the host, on a thread that is inside a call of the plugin.
+/// The call stays the one that it was: else a plugin that only ever asks would always be new.
 #[inline]
 pub(crate) fn back(operation: Operation) -> Step {
     let Some(slot) = SLOT.get() else { return Step::NONE };
     match slot.state.load(Relaxed) {
         0 => Step::NONE,
-        state => slot.step(table::with_host(state, operation), slot.limit.load(Relaxed)),
+        state => {
+            slot.state.store(table::with_host(state, operation), Release);
+            Step { slot: Some(slot), state, limit: 0, is_call: false }
+        }
     }
 }
 
@@ -277,11 +296,11 @@ mod tests {
         let inner = back(SYNC);
         let moved = mine("/x/liba.so").unwrap();
         assert_eq!(moved.place(), "kv/load, in the host's host/sync");
-        assert!(moved.sequence > call.sequence);
+        assert_eq!((moved.sequence, moved.limit), (call.sequence, call.limit), "the same call");
         drop(inner);
         let again = mine("/x/liba.so").unwrap();
         assert_eq!((again.place(), again.limit), ("kv/load".into(), call.limit));
-        assert!(again.sequence > moved.sequence);
+        assert_eq!(again, call);
         drop(step);
         assert_eq!(mine("/x/liba.so"), None);
     }

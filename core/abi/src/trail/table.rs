@@ -5,9 +5,10 @@
 use super::{Call, Operation, operation};
 use crate::PluginKind;
 use kvern_contract::{Error, ErrorKind, Result};
-use std::fs::OpenOptions;
-use std::io::Read;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -39,10 +40,12 @@ pub(super) struct Slot {
     pub(super) state: AtomicU64,
     /// Nanoseconds.
     pub(super) limit: AtomicU64,
-    /// Raised whenever the state changes.
+    /// Raised whenever a call into a plugin begins or ends.
     pub(super) sequence: AtomicU64,
     /// The signal that came inside the call, 0 for none.
     pub(super) struck: AtomicU64,
+    /// Padding in words of its own: a table is read word by word.
+    spare: [AtomicU64; 3],
 }
 
 /// Who made code. Lengths and kind are told last.
@@ -59,6 +62,8 @@ struct MakerRow {
 pub(super) struct Table {
     magic: AtomicU64,
     sign: AtomicU64,
+    /// As in a slot.
+    spare: [AtomicU64; 6],
     slots: [Slot; SLOTS],
     makers: [MakerRow; MAKERS],
 }
@@ -69,6 +74,14 @@ const SLOT_WORDS: usize = size_of::<Slot>() / 8;
 const SLOTS_AT: usize = std::mem::offset_of!(Table, slots) / 8;
 const MAKER_WORDS: usize = size_of::<MakerRow>() / 8;
 const MAKERS_AT: usize = std::mem::offset_of!(Table, makers) / 8;
+/// No byte of a table is padding: the fields are all of its words.
+const _: () = assert!(
+    SLOT_WORDS == 8
+        && MAKER_WORDS == 1 + NAME + PATH
+        && SLOTS_AT == 8
+        && MAKERS_AT == SLOTS_AT + SLOTS * SLOT_WORDS
+        && WORDS == MAKERS_AT + MAKERS * MAKER_WORDS
+);
 
 /// Threads that have had a slot.
 static THREADS: AtomicU32 = AtomicU32::new(0);
@@ -77,6 +90,7 @@ static THREADS: AtomicU32 = AtomicU32::new(0);
 static OWN: Table = Table {
     magic: AtomicU64::new(MAGIC),
     sign: AtomicU64::new(operation::SIGN),
+    spare: [const { AtomicU64::new(0) }; 6],
     slots: [const { Slot::free() }; SLOTS],
     makers: [const { MakerRow::none() }; MAKERS],
 };
@@ -108,12 +122,20 @@ impl Table {
         &OWN
     }
 
-    /// A table in a file, for the life of the process.
+    /// A table in an empty file, for the life of the process.
     pub(super) fn in_file(path: &Path) -> Result<&'static Table> {
         let mut how = OpenOptions::new();
-        how.read(true).write(true).create(true).truncate(true).mode(0o600);
-        let file = how.open(path).map_err(io(path))?;
-        file.set_len(BYTES as u64).map_err(io(path))?;
+        // Whatever the path names is opened without a wait and without a change.
+        how.read(true).write(true);
+        how.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
+        let mut file = how.open(path).map_err(io(path))?;
+        let found = file.metadata().map_err(io(path))?;
+        if !found.is_file() || found.len() != 0 {
+            return Err(fault(ErrorKind::Invalid, path, &"a trail is kept in an empty file alone"));
+        }
+        // Written, not only made longer: where the room is not there, this fails and no store into
+        // the map does.
+        file.write_all(&vec![0; BYTES]).map_err(io(path))?;
         // SAFETY: the file was just made this long, and who keeps a trail in it promises to leave
         // it so (`keep_in`); other processes only read it.
         let map = unsafe { memmap2::MmapMut::map_mut(&file) }.map_err(io(path))?;
@@ -138,7 +160,7 @@ impl Table {
         let Some(row) = self.makers.get(index) else { return false };
         let shown: String = name.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
         let name = shown.get(..shown.floor_char_boundary(NAME * 8)).unwrap_or_default().as_bytes();
-        let path = path.as_os_str().as_bytes();
+        let path = without_controls(path.as_os_str().as_bytes());
         let path = path.get(path.len().saturating_sub(PATH * 8)..).unwrap_or_default();
         row.told.store(0, Release);
         put(&row.name, name);
@@ -172,8 +194,8 @@ impl Table {
 
     /// All words, as they are now.
     pub(super) fn words(&'static self) -> Vec<u64> {
-        // SAFETY: a table is `WORDS` atomic integers of 8 bytes (padding is written by nobody and
-        // was zero from the beginning), and is only ever reached as such.
+        // SAFETY: a table is `WORDS` atomic integers of 8 bytes without padding, as is asserted
+        // above, and is only ever reached as such.
         let words = unsafe {
             std::slice::from_raw_parts(std::ptr::from_ref(self).cast::<AtomicU64>(), WORDS)
         };
@@ -199,13 +221,19 @@ impl Slot {
             limit: AtomicU64::new(0),
             sequence: AtomicU64::new(0),
             struck: AtomicU64::new(0),
+            spare: [const { AtomicU64::new(0) }; 3],
         }
     }
 
-    /// The operation under way, without an allocation.
+    /// The operation under way and the host's under it, without an allocation.
     pub(super) fn place(&self, say: &mut dyn FnMut(&[u8])) {
-        let operation = Operation::named((self.state.load(Relaxed) & 0xffff) as u16);
-        say(operation.unwrap_or("a call").as_bytes());
+        let state = self.state.load(Relaxed);
+        let named = |shift: u32| Operation::named((state >> shift & 0xffff) as u16);
+        say(named(0).unwrap_or("a call").as_bytes());
+        if let Some(host) = named(16) {
+            say(b", in the host's ");
+            say(host.as_bytes());
+        }
     }
 
     /// Gives a slot back.
@@ -213,6 +241,21 @@ impl Slot {
         self.state.store(0, Relaxed);
         self.thread.store(0, Release);
     }
+}
+
+/// A path's bytes as one line can show them: a control character is `?`, each byte of it.
+fn without_controls(path: &[u8]) -> Vec<u8> {
+    let mut shown = path.to_vec();
+    let mut before = 0;
+    for byte in &mut shown {
+        let is = *byte;
+        // The second half of them is two bytes in UTF-8, of which the second alone matters.
+        if is.is_ascii_control() || before == 0xc2 && (0x80..0xa0).contains(&is) {
+            *byte = b'?';
+        }
+        before = is;
+    }
+    shown
 }
 
 fn put(words: &[AtomicU64], bytes: &[u8]) {
@@ -242,9 +285,23 @@ fn take(words: &[u64], bytes: u64) -> Option<Vec<u8>> {
 
 /// The calls of a file.
 pub(super) fn read(path: &Path) -> Result<Vec<Call>> {
-    let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(io(path))?;
-    file.take(BYTES as u64 + 1).read_to_end(&mut bytes).map_err(io(path))?;
+    read_from(&file, path)
+}
+
+/// The same of a file that is open, from its beginning; `path` is its name in messages.
+pub(super) fn read_from(file: &File, path: &Path) -> Result<Vec<Call>> {
+    let mut bytes = vec![0; BYTES + 1];
+    let mut length = 0;
+    while let Some(rest) = bytes.get_mut(length..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, length as u64) {
+            Ok(0) => break,
+            Ok(some) => length += some,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(io(path)(error)),
+        }
+    }
+    bytes.truncate(length);
     let words: Vec<u64> = bytes
         .chunks_exact(8)
         .filter_map(|word| word.try_into().ok().map(u64::from_ne_bytes))
@@ -331,6 +388,27 @@ mod tests {
         assert!(library.to_string_lossy().ends_with("ddd/lib.so"), "{library:?}");
         assert_eq!(plugin, format!("device `{}`", "\u{e9}".repeat(32)));
         assert!(!table.tell(MAKERS, PluginKind::Device, "x", Path::new("y")), "no room");
+    }
+
+    #[test]
+    fn who_and_where_are_one_line_and_say_what_the_host_does_meanwhile() {
+        let table = Table::own();
+        let path = Path::new("/p\n/\u{e9}\u{9b}\x7f/lib.so");
+        table.tell(MAKERS - 3, PluginKind::Kv, "", path);
+        let slot = Slot::free();
+        let load = state(MAKERS as u32 - 3, Operation::of("kv/load"));
+        let told = |state: u64| {
+            slot.state.store(state, Relaxed);
+            let mut line = Vec::new();
+            table.who(&slot, &mut |bytes| line.extend_from_slice(bytes));
+            line.extend_from_slice(b" in ");
+            slot.place(&mut |bytes| line.extend_from_slice(bytes));
+            String::from_utf8_lossy(&line).into_owned()
+        };
+        let who = "kv strategy (/p?/\u{e9}\u{fffd}??/lib.so) in kv/load";
+        assert_eq!(told(load), who);
+        let synced = with_host(load, Operation::of("host/sync"));
+        assert_eq!(told(synced), format!("{who}, in the host's host/sync"));
     }
 
     #[test]
