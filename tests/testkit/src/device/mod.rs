@@ -1,7 +1,8 @@
 //! The suite of device plugins: every op against a scalar reference, and what holds around them.
 //!
-//! The suite needs memory that it shares with the device: what the device imports, or staging that
-//! it reaches by address.
+//! The suite needs memory that it shares with the device: what the device imports, or staging from
+//! and to which it copies. Of `spec` it tries the budget and the rows. Threads it does not count:
+//! a process under test has others, and which of them are a device's nothing says.
 
 mod bench;
 mod cases;

@@ -409,6 +409,32 @@ fn every_promise_of_a_device_is_tried() {
     all_turn_red(&cases(), &every(), &|| Ok(Box::new(ScalarDevice::default())));
 }
 
+#[test]
+fn what_a_device_computes_in_its_own_way_is_tried_as_well() {
+    // In the exact mode faults show sooner: this one has none.
+    let make = || {
+        let open = |inner: &mut Device, spec: &DeviceSpec, host| match spec.compute {
+            ComputeDtype::F32 => Err(Error::new(ErrorKind::Unsupported, "device/open", "f32")),
+            ComputeDtype::Auto => inner.open(spec, host),
+        };
+        let inner = Box::new(ScalarDevice::default());
+        Ok(Box::new(Broken { open, ..whole(inner) }) as Box<Device>)
+    };
+    let ran = sweep(&cases(), &Subject::new(&make));
+    ran.iter().for_each(|ran| assert_eq!(ran.outcome, Outcome::Kept, "{}", ran.name));
+    // Two gelus differ by less than a rounding to bf16; a score or a gate that is off is found by
+    // what it does to the answer, which here is no more than roundings may do.
+    let fine = [
+        "The exact gelu, by erf.",
+        "gelu by the tanh approximation.",
+        "probabilities summed over a sequence's rows and a kv head's query heads",
+        "Chosen experts over rows.",
+    ];
+    let coarse = every().into_iter().filter(|mutant| !fine.contains(&mutant.breaks.text));
+    let wrong = not_found(&cases(), &coarse.collect::<Vec<_>>(), &make);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 /// A product of two halves, the first of which is clamped.
 fn clamped() -> Op {
     let (encoding, outputs, inputs) = (WeightEncoding::Bf16, 4, 32);

@@ -1,6 +1,6 @@
 //! Order: lists, copies, fences, failures, and what may not wait.
 
-use super::super::bench::{Answer, BUDGET, Bench, Device, LONG, each, need, settle, text};
+use super::super::bench::{Answer, BUDGET, Bench, Device, LONG, each, first, need, settle, text};
 use super::super::desk::{BYTES, Desk};
 use super::super::host::host;
 use super::always;
@@ -268,7 +268,17 @@ fn failure(subject: &Subject<'_, Device>) -> Check {
 }
 
 fn counted(subject: &Subject<'_, Device>) -> Check {
-    let Some(mut bench) = Bench::open(subject, ComputeDtype::Auto)? else { return Ok(()) };
+    each(subject, counted_in)?;
+    first(subject, |bench| {
+        six(bench)?;
+        let mut other = subject.instance()?;
+        let spec = super::super::bench::spec(&*other, ComputeDtype::Auto);
+        other.open(&DeviceSpec { budget_bytes: BUDGET, ..spec }, host()).map_err(text)
+    })
+}
+
+/// Lists are only queued.
+fn counted_in(bench: &mut Bench) -> Check {
     bench.desk.clear(6);
     let op = heavy(&mut bench.desk);
     bench.load()?;
@@ -294,9 +304,12 @@ fn counted(subject: &Subject<'_, Device>) -> Check {
     need(seen, || {
         format!("of {submitted} products all are done whenever they are counted, before a wait")
     })?;
-    // Dropped with all of that in its queue, it ends; another goes on.
-    drop(bench);
-    let Some(mut bench) = Bench::open(subject, ComputeDtype::F32)? else { return Ok(()) };
+    // Dropped with all of that in its queue, it ends.
+    Ok(())
+}
+
+/// What ran is counted, and another may be open beside it.
+fn six(bench: &mut Bench) -> Check {
     bench.desk.clear(6);
     let op = heavy(&mut bench.desk);
     bench.load()?;
@@ -306,8 +319,5 @@ fn counted(subject: &Subject<'_, Device>) -> Check {
         need(ops == 2 * n, || format!("{ops} ops are counted after {}", 2 * n))?;
     }
     let busy = bench.device.usage().busy;
-    need(busy > Duration::ZERO, || "six products took no time".into())?;
-    let mut other = subject.instance()?;
-    let spec = super::super::bench::spec(&*other, ComputeDtype::Auto);
-    other.open(&DeviceSpec { budget_bytes: BUDGET, ..spec }, host()).map_err(text)
+    need(busy > Duration::ZERO, || "six products took no time".into())
 }
