@@ -233,7 +233,8 @@ impl<P: Place> PageTable<P> {
 
     /// Makes tokens part of sessions, all of these or none. In memory: nothing is written. Entries
     /// that were stored ahead and end inside these tokens stay where their tags' chains are these
-    /// tokens', and are forgotten where not: what was given up without a rewind. *Errors* NotFound (a session); Invalid: a commit that does not follow.
+    /// tokens', and are forgotten where not: what was given up without a rewind. *Errors* NotFound
+    /// (a session); Invalid: a commit that does not follow.
     pub fn commit(&mut self, commits: &[Commit<'_>]) -> Result<()> {
         let mut lengths: BTreeMap<SessionId, u64> = BTreeMap::new();
         for commit in commits {
