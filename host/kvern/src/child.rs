@@ -36,6 +36,8 @@ pub struct Ask<'a> {
     pub budget: Duration,
     /// Most time until the next line of stdout; `None`: as long as the budget lasts.
     pub silence: Option<Duration>,
+    /// Runs there, without the user's variables; `None`: here, with them.
+    pub apart: Option<&'a Path>,
 }
 
 /// How a process ended.
@@ -70,7 +72,16 @@ pub enum Late {
 pub fn run(ask: &Ask<'_>, on_line: &mut dyn FnMut(&str)) -> Outcome<Ended> {
     let program = std::env::current_exe().map_err(Failure::new)?;
     let kept = Kept::new()?;
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    if let Some(directory) = ask.apart {
+        let ours = |name: &OsString| name.to_string_lossy().starts_with("KVERN_");
+        let set: Vec<OsString> = std::env::vars_os().map(|(name, _)| name).filter(ours).collect();
+        for name in &set {
+            command.env_remove(name);
+        }
+        command.current_dir(directory);
+    }
+    let mut child = command
         .args(ask.arguments)
         .env(TRAIL, kept.word())
         .stdin(Stdio::null())

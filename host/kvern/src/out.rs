@@ -40,6 +40,10 @@ pub fn size(bytes: u64) -> String {
 /// Replaces a file whole or not at all; parents are created.
 pub fn publish(path: &std::path::Path, bytes: &[u8]) -> Outcome<()> {
     let told = |e: std::io::Error| Failure::new(format!("{}: {e}", path.display()));
+    if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        let place = path.display();
+        return Err(Failure::new(format!("{place} is no regular file; name one to write")));
+    }
     if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
         std::fs::create_dir_all(parent).map_err(told)?;
     }

@@ -22,7 +22,7 @@ const DEVICE: &[File] = template!(
 const OFFLOAD: &[File] = template!("offload": "README.md", "src/lib.rs", "tests/contract.rs");
 const COMMON: [File; 3] = [
     ("Cargo.toml", include_str!("../templates/common/Cargo.toml.txt")),
-    (".gitignore", "/target\n"),
+    (".gitignore", "/target\n/.kvern\n"),
     (".rustfmt.toml", include_str!("../../../.rustfmt.toml")),
 ];
 
@@ -55,10 +55,18 @@ pub fn write(ask: &Ask<'_>) -> Outcome<PathBuf> {
         ("__CRATE__", package),
         ("__LIB__", library.clone()),
         ("__KIND__", ask.kind.title().to_owned()),
-        ("__SOURCE__", source.display().to_string()),
+        ("__ABI__", dependency(&source, "core/abi")?),
+        ("__TESTKIT__", dependency(&source, "tests/testkit")?),
     ];
     let filled = |text: &str| words.iter().fold(text.to_owned(), |t, (w, v)| t.replace(w, v));
     let partial = partial(ask.output)?;
+    let parent = partial.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !parent.is_dir() {
+        let (output, parent) = (ask.output.display(), parent.display());
+        return Err(Failure::new(format!(
+            "{output}: there is no directory {parent} to make it in; make that first"
+        )));
+    }
     let fill = || -> Outcome<()> {
         for (name, text) in files(ask.kind).iter().chain(&COMMON) {
             let path = partial.join(name);
@@ -77,6 +85,15 @@ pub fn write(ask: &Ask<'_>) -> Outcome<PathBuf> {
     })?;
     let file = format!("{}{library}{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
     Ok(Path::new("target/release").join(file))
+}
+
+/// A path as TOML quotes it.
+fn dependency(source: &Path, name: &str) -> Outcome<String> {
+    let path = source.join(name);
+    let text = path.to_str().ok_or_else(|| {
+        Failure::new(format!("{} is not UTF-8, as Cargo.toml must be; move it", path.display()))
+    })?;
+    Ok(toml::Value::String(text.into()).to_string())
 }
 
 fn files(kind: Kind) -> &'static [File] {

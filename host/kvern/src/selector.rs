@@ -11,7 +11,7 @@ pub const DEVICES: [&str; 3] = ["cuda", "mps", "cpu"];
 /// What `auto` resolves to: the first that is found.
 pub const OFFLOAD_AUTO: [&str; 3] = ["middle-band", "prefix", "suffix"];
 
-const RESIDENT: &str = "resident";
+pub const RESIDENT: &str = "resident";
 const PAGED: &str = "paged";
 const CHUNKED: &str = "chunked";
 const WINDOWED: &str = "sliding-window-ring-buffer";

@@ -99,7 +99,7 @@ fn command(session: &Session<'_>, ask: &LaneAsk<'_>) -> Vec<OsString> {
 }
 
 fn run(arguments: &[OsString], budget: Duration) -> Outcome<Ended> {
-    child::run(&child::Ask { arguments, budget, silence: None }, &mut |_| ())
+    child::run(&child::Ask { arguments, budget, silence: None, apart: None }, &mut |_| ())
 }
 
 fn shown(command: &[OsString]) -> Vec<String> {

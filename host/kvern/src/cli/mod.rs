@@ -227,7 +227,7 @@ pub enum PluginsCommand {
 #[derive(Args, Debug)]
 pub struct VerifyArgs {
     /// A name, `kind/name`, or the path of a library.
-    pub plugin: String,
+    pub plugin: std::ffi::OsString,
     /// Directory with manifests; searched first.
     #[arg(long, value_name = "DIR")]
     pub manifests: Vec<PathBuf>,
@@ -241,19 +241,22 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub effort: u32,
-    /// A case that has not ended by then is broken, and its call is named.
-    #[arg(long, value_name = "SECONDS", default_value_t = 60,
-          value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    pub case_deadline: u64,
-    /// Where the verdict is kept [default: LIBRARY.verdict.json].
+    /// A case that has not ended by then is broken, and its call is named [default: 60 times N of
+    /// --effort].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub case_deadline: Option<u64>,
+    /// Where the verdict is kept [default: LIBRARY.verdict.json, where `require_verdict` looks].
     #[arg(long, value_name = "FILE")]
     pub card: Option<PathBuf>,
     /// Writes the verdict as a JSON document.
     #[arg(long)]
     pub json: bool,
     /// Runs cases in this process, for the process that judges.
-    #[arg(long, hide = true, value_name = "FIRST")]
+    #[arg(long, hide = true, value_name = "FIRST", requires = "word")]
     pub lane: Option<usize>,
+    /// Begins each of that process's lines.
+    #[arg(long, hide = true, value_name = "WORD")]
+    pub word: Option<String>,
 }
 
 /// `doctor`.

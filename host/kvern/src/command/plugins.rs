@@ -1,7 +1,7 @@
 //! `kvern plugins`: what is found, what it is, and manifests from libraries.
 
 use crate::cli::{PluginArgs, PluginsCommand, RunArgs, VerifyArgs};
-use crate::fail::{Failure, Outcome};
+use crate::fail::{Failure, Outcome, one_line};
 use crate::out;
 use crate::plugin::{
     Described, Discovery, Kind, Manifest, Standing, digest, manifest_text, open_plain, show,
@@ -45,10 +45,11 @@ fn list(manifests: &[PathBuf], json: bool) -> Outcome<()> {
             .map(|m| {
                 let fault = state(m, &found).err();
                 json!({"kind": m.kind.word(), "name": m.name.value, "version": m.version.value,
-                       "summary": m.summary, "manifest": m.path, "fault": fault})
+                       "summary": m.summary, "manifest": m.path.to_string_lossy(), "fault": fault})
             })
             .collect();
-        return out::document(&json!({"plugins": rows, "searched": found.searched}));
+        let searched: Vec<_> = found.searched.iter().map(|path| path.to_string_lossy()).collect();
+        return out::document(&json!({"plugins": rows, "searched": searched}));
     }
     let mut text = String::new();
     for m in &found.manifests {
@@ -90,8 +91,7 @@ fn resolve(plugin: &str, found: &Discovery) -> Outcome<Manifest> {
 }
 
 fn inspect(plugin: &str, manifests: &[PathBuf], json: bool) -> Outcome<()> {
-    let library = Path::new(plugin);
-    let (described, library, manifest) = if library.is_file() {
+    let (described, library, manifest) = if let Some(library) = as_path(Path::new(plugin))? {
         (open_plain(library)?.1, library.to_path_buf(), None)
     } else {
         let found = discover(manifests)?;
@@ -99,7 +99,7 @@ fn inspect(plugin: &str, manifests: &[PathBuf], json: bool) -> Outcome<()> {
         let (_, described, library) = manifest.open(found.require_pinned)?;
         (described, library, Some(manifest))
     };
-    let (sha256, standing) = (digest(&library)?, Standing::of(&library)?);
+    let (sha256, standing) = (digest(&library)?, Standing::of(&library, &described)?);
     if json {
         let document = document(&described, &library, &sha256, &standing, manifest.as_ref());
         return out::document(&document);
@@ -149,10 +149,10 @@ fn document(
         "version": described.version,
         "capabilities": described.capabilities,
         "options": options,
-        "library": library,
+        "library": library.to_string_lossy(),
         "sha256": sha256,
         "verdict": standing.to_string(),
-        "manifest": manifest.map(|m| &m.path),
+        "manifest": manifest.map(|m| m.path.to_string_lossy()),
     })
 }
 
@@ -172,12 +172,22 @@ fn new(kind: &str, name: &str, output: &Path, source: Option<&Path>) -> Outcome<
         return Err(Failure::usage(format!("`{kind}` is no kind; write kv, offload or device")));
     };
     let library = scaffold::write(&scaffold::Ask { kind, name, output, source })?;
-    out::note(&format!(
-        "wrote {}; next: cd {0} && cargo build --release && kvern plugins verify {}",
-        output.display(),
+    let (shown, quoted) = (output.display().to_string(), quoted(output));
+    out::note(&one_line(&format!(
+        "wrote {shown}; next: cd {quoted} && cargo build --release && kvern plugins verify {}",
         library.display()
-    ));
+    )));
     Ok(())
+}
+
+/// A path as a shell reads it.
+fn quoted(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    match text.chars().all(plain) {
+        true => text.into_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
 }
 
 fn verify(args: &VerifyArgs) -> Outcome<()> {
@@ -185,11 +195,28 @@ fn verify(args: &VerifyArgs) -> Outcome<()> {
     if let Some(first) = args.lane {
         return verify::lane(args, library, first);
     }
-    if library.is_file() {
+    if let Some(library) = as_path(library)? {
         return verify::judge(args, library, None);
     }
     let found = discover(&args.manifests)?;
-    let manifest = resolve(&args.plugin, &found)?;
+    let manifest = resolve(&args.plugin.to_string_lossy(), &found)?;
     let library = manifest.locate(found.require_pinned)?;
     verify::judge(args, &library, Some(&manifest))
+}
+
+/// A library that was given by its path: what is there as a file, or looks like nothing else. A
+/// file that is none is refused as the file that it is.
+fn as_path(given: &Path) -> Outcome<Option<&Path>> {
+    let is_library = given.extension().is_some_and(|e| e == std::env::consts::DLL_EXTENSION);
+    match std::fs::metadata(given) {
+        Ok(there) if there.is_file() => Ok(Some(given)),
+        Ok(_) => Err(Failure::new(format!(
+            "{} is no regular file; name a library or a plugin",
+            given.display()
+        ))),
+        Err(e) if is_library || given.is_absolute() => {
+            Err(Failure::new(format!("{}: {e}; name a library or a plugin", given.display())))
+        }
+        Err(_) => Ok(None),
+    }
 }

@@ -127,11 +127,11 @@ impl Manifest {
     /// Whether a verdict on this very library is there and good, where the manifest demands one.
     fn demand_verdict(&self, library: &Path) -> Outcome<()> {
         let Some(line) = self.require_verdict else { return Ok(()) };
-        let standing = Standing::of(library)?;
+        let standing = Standing::of(library, self)?;
         if standing == Standing::Kept {
             return Ok(());
         }
-        let cure = format!("run `kvern plugins verify {}`", self.id());
+        let cure = format!("run `kvern plugins verify {}`", library.display());
         Err(self.place(line, "plugin.require_verdict").fault(standing, cure))
     }
 

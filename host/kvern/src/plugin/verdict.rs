@@ -1,9 +1,11 @@
 //! What the suites said of a library: a card beside it, good for that very file and that suite.
 
 use super::library::{digest, hex_digest};
-use super::{Described, Kind};
-use crate::fail::{Outcome, While};
+use super::{Described, Kind, Manifest};
+use crate::fail::Outcome;
+use crate::verify::suite;
 use serde::{Deserialize, Serialize};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The card's own version; a card of another one is stale.
@@ -19,7 +21,7 @@ pub struct Verdict {
     /// Who the plugin says it is.
     pub plugin: Described,
     /// The file that was judged.
-    pub library: PathBuf,
+    pub library: String,
     /// SHA-256 of that file.
     pub sha256: String,
     /// The contract's epoch, the target and the version of kvern-abi that it was built for.
@@ -97,7 +99,7 @@ impl Verdict {
         Ok(Verdict {
             schema: SCHEMA,
             verdict: if counts.broken == 0 { "kept" } else { "broken" }.into(),
-            library: library.to_path_buf(),
+            library: library.to_string_lossy().into_owned(),
             sha256,
             built_for: BuiltFor {
                 epoch: stamp.epoch(),
@@ -124,19 +126,12 @@ pub fn card_path(library: &Path) -> PathBuf {
     name.into()
 }
 
-/// A digest of every promise that the suite of a kind tries, and by which cases.
+/// A digest of the suite of a kind: every case, what it tries, and the version of the host.
 pub fn suite_digest(kind: Kind) -> String {
-    let mut text = format!("{kind:?}");
-    let mut add = |name: &str, promises: &[kvern_testkit::Promise]| {
+    let mut text = format!("{kind:?} {}", env!("CARGO_PKG_VERSION"));
+    for (name, promises) in suite(kind) {
         text += &format!("\n{name}");
         promises.iter().for_each(|promise| text += &format!("\n\t{promise}"));
-    };
-    match kind {
-        Kind::Kv => kvern_testkit::kv::cases().iter().for_each(|c| add(c.name, c.promises)),
-        Kind::Offload => {
-            kvern_testkit::offload::cases().iter().for_each(|c| add(c.name, c.promises));
-        }
-        Kind::Device => kvern_testkit::device::cases().iter().for_each(|c| add(c.name, c.promises)),
     }
     hex_digest(text.as_bytes())
 }
@@ -148,43 +143,87 @@ pub enum Standing {
     Kept,
     /// There is none.
     None,
-    /// The card is of another file, or of another suite; which.
+    /// The card is of another file, of another suite, or no card; which.
     Stale(String),
     /// Cases were broken; the first.
     Broken(String),
 }
 
 impl Standing {
-    /// Reads the card beside a library. *Errors*: a card, or a library, that cannot be read.
-    pub fn of(library: &Path) -> Outcome<Standing> {
+    /// Reads the card beside a library of this kind, name and version. *Errors*: a library that
+    /// cannot be read.
+    pub fn of(library: &Path, plugin: &impl Named) -> Outcome<Standing> {
         let path = card_path(library);
-        let text = match std::fs::read_to_string(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Standing::None),
-            read => read.during(path.display())?,
-        };
-        let card: Verdict = match serde_json::from_str(&text) {
-            Ok(card) => card,
-            Err(e) => {
-                return Ok(Standing::Stale(format!("{} is no verdict: {e}", path.display())));
-            }
-        };
+        let Ok(there) = std::fs::symlink_metadata(&path) else { return Ok(Standing::None) };
+        if !there.is_file() || there.mode() & 0o002 != 0 {
+            let why = "is no regular file, or can be written by everyone";
+            return Ok(Standing::Stale(format!("{} {why}", path.display())));
+        }
+        let read = std::fs::read(&path).map_err(|e| e.to_string());
+        let card: Verdict =
+            match read.and_then(|b| serde_json::from_slice(&b).map_err(|e| e.to_string())) {
+                Ok(card) => card,
+                Err(e) => {
+                    return Ok(Standing::Stale(format!("{} is no verdict: {e}", path.display())));
+                }
+            };
         let found = digest(library)?;
+        Ok(card.judged(&found, plugin))
+    }
+}
+
+impl Verdict {
+    /// What the card is worth for a library with this digest.
+    fn judged(&self, digest: &str, plugin: &impl Named) -> Standing {
         let short = |hash: &str| hash.chars().take(12).collect::<String>();
-        if card.sha256 != found {
-            let (was, is) = (short(&card.sha256), short(&found));
-            return Ok(Standing::Stale(format!(
-                "it is of a library {was}…, and this one is {is}…"
-            )));
+        if self.sha256 != digest {
+            let (was, is) = (short(&self.sha256), short(digest));
+            return Standing::Stale(format!("it is of a library {was}…, and this one is {is}…"));
         }
-        if (card.schema, card.suite.as_str()) != (SCHEMA, &suite_digest(card.plugin.kind)) {
-            return Ok(Standing::Stale(format!("it is by the suite of kvern {}", card.host)));
+        let (kind, name, version) = plugin.named();
+        let Described { kind: of, name: called, version: its, .. } = &self.plugin;
+        if (*of, called.as_str(), its.as_str()) != (kind, name, version) {
+            let (of, kind) = (of.word(), kind.word());
+            return Standing::Stale(format!(
+                "it is of {of} `{called}` {its}, and this is {kind} `{name}` {version}"
+            ));
         }
-        let broken = card.cases.iter().find(|row| row.outcome == "broken");
-        Ok(match broken {
-            Some(row) => Standing::Broken(row.case.clone()),
-            None if card.verdict == "kept" => Standing::Kept,
-            None => Standing::Stale(format!("its verdict is `{}`", card.verdict)),
-        })
+        if (self.schema, self.suite.as_str()) != (SCHEMA, &suite_digest(kind)) {
+            return Standing::Stale(format!("it is by the suite of kvern {}", self.host));
+        }
+        if let Some(row) = self.cases.iter().find(|row| row.outcome == "broken") {
+            return Standing::Broken(row.case.clone());
+        }
+        let ran = |name: &str| {
+            let mut rows = self.cases.iter().filter(|row| row.case == name);
+            rows.next().is_some_and(|row| matches!(row.outcome.as_str(), "kept" | "skipped"))
+                && rows.next().is_none()
+        };
+        let suite = suite(kind);
+        match suite.iter().find(|(name, _)| !ran(name)) {
+            Some((name, _)) => Standing::Stale(format!("it has not one answer of {name}")),
+            None if self.cases.len() > suite.len() => Standing::Stale("it has more cases".into()),
+            None if self.verdict == "kept" => Standing::Kept,
+            None => Standing::Stale(format!("its verdict is `{}`", self.verdict)),
+        }
+    }
+}
+
+/// Who a card must be about.
+pub trait Named {
+    /// Kind, name and version.
+    fn named(&self) -> (Kind, &str, &str);
+}
+
+impl Named for Described {
+    fn named(&self) -> (Kind, &str, &str) {
+        (self.kind, &self.name, &self.version)
+    }
+}
+
+impl Named for Manifest {
+    fn named(&self) -> (Kind, &str, &str) {
+        (self.kind, &self.name.value, &self.version.value)
     }
 }
 

@@ -217,7 +217,12 @@ fn counted(subject: &Subject<'_, Policy>) -> Check {
         let (least, most) = needs(question, count);
         let placement = match policy.plan(&ask) {
             Ok(placement) => placement,
-            Err(e) if e.kind != ErrorKind::OverBudget => return Err(format!("{:?}: {e}", e.kind)),
+            Err(e) if e.kind != ErrorKind::OverBudget => {
+                let (asked, there) = (question.host_layers, question.layers.len());
+                let answer =
+                    format!("{asked} of {there} layers on the host answer {:?}: {e}", e.kind);
+                return Err(format!("{answer}; a count beyond the layers is all of them"));
+            }
             Err(e) => {
                 need(most > question.host, || {
                     format!("any {count} layers fit {} bytes, and yet: {e}", question.host)
@@ -247,7 +252,9 @@ fn on_device(subject: &Subject<'_, Policy>) -> Check {
             ..plain()
         };
         let ask = question.ask(&options);
-        let placement = policy.plan(&ask).map_err(|e| format!("there is room, and yet: {e}"))?;
+        let placement = policy.plan(&ask).map_err(|e| {
+            format!("{device_layers} of 4 layers on the device, all of which fit, answer: {e}")
+        })?;
         let whole = layers_in(&ask, &judged(&ask, &placement)?, Tier::Device);
         let wanted = device_layers.min(4) as usize;
         need(whole == wanted, || {
