@@ -7,7 +7,7 @@ use super::traces::Run;
 use super::trial::*;
 use super::{Strategy, kept};
 use crate::double::{FaultPlan, MemoryStorage};
-use crate::{Case, Check, Promise, Random, Subject};
+use crate::{Case, Check, Promise, Subject, for_all};
 use kvern_contract::*;
 use std::sync::Arc;
 use std::time::Duration;
@@ -170,13 +170,14 @@ fn cut_at(subject: &Subject<'_, Strategy>, steps: &[Step], event: u64, seed: u64
     // The recovered root goes on: one session is flushed, another is not.
     let flushed = trial.fill(A, &extra)?;
     went("flush", trial.store.flush(A))?;
-    trial.fill(B, &text(11, 0, 130))?;
+    let more = trial.fill(B, &text(11, 0, 130))?;
     trial.close();
     storage.cut(event ^ !seed);
     let mut trial = on(subject, &storage)?;
     must_find(&mut trial, &flushed, "after a second power cut")?;
     if let Some(run) = &mut run {
         run.trial = Some(trial);
+        run.ghosts.extend([flushed, more]);
         run.survived()?;
     }
     Ok(true)
@@ -184,19 +185,16 @@ fn cut_at(subject: &Subject<'_, Strategy>, steps: &[Step], event: u64, seed: u64
 
 fn cuts(subject: &Subject<'_, Strategy>) -> Check {
     for seed in subject.seeds(6) {
-        let mut random = Random::new(seed);
-        let steps = choose(&mut random, 24);
-        let mut event = 0;
-        loop {
-            let went = cut_at(subject, &steps, event, seed);
-            let went = went.map_err(|stop| {
-                format!("{} (seed {seed}, the power went at event {event})", String::from(stop))
-            })?;
-            if !went {
-                break;
+        let every = |steps: &[Step]| {
+            let mut event = 0;
+            while cut_at(subject, steps, event, seed).map_err(|stop| {
+                format!("{} (the power went at event {event})", String::from(stop))
+            })? {
+                event += 1;
             }
-            event += 1;
-        }
+            Ok(())
+        };
+        for_all([seed], |random| choose(random, 24), every)?;
     }
     Ok(())
 }
@@ -317,7 +315,7 @@ fn failed(subject: &Subject<'_, Strategy>) -> Check {
         for _ in 0..2 {
             let again = trial.store.flush(B);
             refused("a flush after a failed sync", &again, &[ErrorKind::Io])?;
-            let tag = known.pages[&(0, 2)];
+            let tag = trial.rules.tag(&known.keys, 0, 2);
             let stored = trial.store(&[(key(B, 0, 2), tag)]);
             refused("a store after a failed sync", &stored, &[ErrorKind::Io])?;
         }
@@ -352,7 +350,7 @@ fn read_only(subject: &Subject<'_, Strategy>) -> Check {
     let mut trial = Trial::open(subject.instance()?, &reader, storage.clone())?;
     must_find(&mut trial, &known, "opened to read")?;
     trial.begin(B, Origin::Fresh)?;
-    let stored = trial.store(&[(key(B, 0, 0), known.pages[&(0, 2)])]);
+    let stored = trial.store(&[(key(B, 0, 0), trial.rules.tag(&known.keys, 0, 2))]);
     need(stored.is_err(), || "a root that is open to read stores a page".into())?;
     went("commit", trial.commit(B, &known.keys[..10], 0))?;
     let flushed = trial.store.flush(B);

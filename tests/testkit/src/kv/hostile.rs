@@ -34,7 +34,11 @@ pub(super) fn cases() -> Vec<Case<Strategy>> {
             &[GIVEN_UP],
             given_up,
         ),
-        stored("a_call_that_breaks_a_guarantee_is_no_panic_and_harms_no_other_session", &[BROKEN], broken),
+        stored(
+            "a_call_that_breaks_a_guarantee_is_no_panic_and_harms_no_other_session",
+            &[BROKEN],
+            broken,
+        ),
     ]
 }
 
@@ -151,7 +155,7 @@ fn given_up(subject: &Subject<'_, Strategy>) -> Check {
     if lost.persistent {
         need(flushed.is_err(), || "a flush succeeds without a host".into())?;
     }
-    let tag = more.pages[&(0, 2)];
+    let tag = lost.rules.tag(&more.keys, 0, 2);
     let _ = lost.store(&[(key(B, 0, 2), tag)]);
     let _ = lost.store.begin(SessionId(3), Origin::Fork { of: A, at: 64 });
     let _ = lost.commit(B, &text(2, 0, 250), 200);

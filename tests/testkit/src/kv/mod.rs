@@ -13,6 +13,7 @@ mod hostile;
 mod model;
 mod pages;
 mod policy;
+mod recurrent;
 mod sessions;
 mod steps;
 mod traces;

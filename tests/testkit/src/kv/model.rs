@@ -124,6 +124,8 @@ pub(super) fn longest(rules: &Rules) -> usize {
 pub(super) struct Known {
     pub(super) keys: Vec<TokenKey>,
     pub(super) pages: BTreeMap<(u32, u32), PageTag>,
+    /// Layers and chains of pages that left the window: dropped, or stored still.
+    pub(super) out: BTreeSet<(u32, ChainHash)>,
 }
 
 impl Known {
@@ -135,6 +137,15 @@ impl Known {
     pub(super) fn cut(&mut self, to: u64) {
         self.keys.truncate(to as usize);
         self.pages.retain(|_, tag| tag.end() <= to);
+    }
+
+    /// Forgets pages that a commit pushed out of the window: a store may have dropped them, and
+    /// after a rewind they are stored again.
+    pub(super) fn slide(&mut self, rules: &Rules) {
+        let tokens = self.tokens();
+        let gone = self.pages.iter().filter(|((_, page), _)| !rules.sees(*page, tokens));
+        self.out.extend(gone.map(|(_, tag)| (tag.layer, tag.chain)));
+        self.pages.retain(|(_, page), _| rules.sees(*page, tokens));
     }
 
     /// Whole pages that are full of committed tokens, and not stored, though a query sees them.
@@ -188,6 +199,7 @@ pub(super) fn most<'a>(
         ends.extend(chains(&known.keys));
         whole.insert(chain(&known.keys));
         pages.extend(known.pages.values().map(|tag| (tag.layer, tag.chain)));
+        pages.extend(&known.out);
     }
     let can = |&at: &u64| {
         let end = chain(&prompt[..at as usize]);

@@ -36,11 +36,19 @@ pub(super) struct Run<'a> {
     /// What this process forgot, and a later one may find.
     forgotten: Vec<Known>,
     /// What an earlier process had: whole, or gone.
-    ghosts: Vec<Known>,
+    pub(super) ghosts: Vec<Known>,
     next: u64,
     pub(super) doubt: Doubt,
     /// Every prompt that was used.
     pub(super) prompts: Vec<Vec<TokenKey>>,
+}
+
+/// What a step makes of a session: all of it, if the power goes in the middle.
+fn tried(rules: &Rules, now: &Known, keys: &[TokenKey], places: &[(u32, u32)]) -> Known {
+    let mut tried = Known { keys: keys.to_vec(), ..now.clone() };
+    let tag = |&(layer, page): &(u32, u32)| ((layer, page), rules.tag(keys, layer, page));
+    tried.pages.extend(places.iter().map(tag));
+    tried
 }
 
 /// Longest session, in tokens.
@@ -135,6 +143,14 @@ impl<'a> Run<'a> {
             self.ghosts.push(live.now);
             self.kept.extend(live.durable);
         }
+        match &self.doubt {
+            Doubt::Flush { old, new } => {
+                self.ghosts.extend(old.iter().cloned());
+                self.ghosts.push(new.clone());
+            }
+            Doubt::Drop(dropped) => self.ghosts.push(dropped.clone()),
+            Doubt::None => {}
+        }
         self.ghosts.append(&mut self.forgotten);
         self.next = 1;
     }
@@ -225,13 +241,15 @@ impl<'a> Run<'a> {
         }
         let Some(trial) = self.trial.as_mut() else { return Ok(()) };
         let live = &mut self.live[at];
-        let places = Known { keys: keys.clone(), pages: live.now.pages.clone() };
+        let places = Known { keys: keys.clone(), ..live.now.clone() };
         let places = places.unstored(&trial.rules);
+        self.forgotten.push(tried(&trial.rules, &live.now, &keys, &places));
         if stores == When::Before && !places.is_empty() {
             trial.put(live.id, &mut live.now, &keys, &places)?;
         }
         went("commit", trial.commit(live.id, &keys, before))?;
         live.now.keys = keys.clone();
+        live.now.slide(&trial.rules);
         if stores == When::After && !places.is_empty() {
             trial.put(live.id, &mut live.now, &keys, &places)?;
         }
@@ -244,8 +262,9 @@ impl<'a> Run<'a> {
         let Some(trial) = self.trial.as_mut() else { return Ok(()) };
         let mut pages = Vec::new();
         for (live, keys) in self.live.iter().zip(&longer) {
-            let known = Known { keys: keys.clone(), pages: live.now.pages.clone() };
+            let known = Known { keys: keys.clone(), ..live.now.clone() };
             let places = known.unstored(&trial.rules);
+            self.forgotten.push(tried(&trial.rules, &live.now, keys, &places));
             pages.extend(places.iter().map(|&(layer, page)| {
                 (key(live.id, layer, page), trial.rules.tag(keys, layer, page))
             }));
@@ -270,6 +289,7 @@ impl<'a> Run<'a> {
             let tags = own.map(|(_, tag)| ((tag.layer, (tag.first / PAGE) as u32), *tag));
             live.now.pages.extend(tags);
             live.now.keys = keys;
+            live.now.slide(&trial.rules);
         }
         Ok(())
     }
@@ -280,8 +300,11 @@ impl<'a> Run<'a> {
         let keys = self.longer(at, 130);
         let Some(trial) = self.trial.as_mut() else { return Ok(()) };
         let live = &mut self.live[at];
-        let known = Known { keys: keys.clone(), pages: live.now.pages.clone() };
+        let known = Known { keys: keys.clone(), ..live.now.clone() };
         let places = known.unstored(&trial.rules);
+        // Their pages may outlive the process, their tokens not.
+        let ahead = tried(&trial.rules, &live.now, &keys, &places);
+        self.forgotten.push(Known { keys: live.now.keys.clone(), ..ahead });
         if !places.is_empty() {
             trial.put(live.id, &mut live.now, &keys, &places)?;
         }
@@ -309,6 +332,8 @@ impl<'a> Run<'a> {
     fn flush(&mut self, at: usize) -> Went {
         let Some(trial) = self.trial.as_mut() else { return Ok(()) };
         let (live, partial) = (&mut self.live[at], trial.rules.partial);
+        let all = live.now.expected(&trial.rules, live.now.tokens());
+        self.forgotten.push(Known { pages: all, ..live.now.clone() });
         trial.put_all(live.id, &mut live.now, partial)?;
         self.durable(at)
     }
@@ -320,6 +345,7 @@ impl<'a> Run<'a> {
         new.keys.clone_from(&live.now.keys);
         let inside = |(_, tag): &(&(u32, u32), &PageTag)| tag.end() <= new.keys.len() as u64;
         new.pages.extend(live.now.pages.iter().filter(inside));
+        new.out.extend(&live.now.out);
         self.doubt = Doubt::Flush { old: live.durable.clone(), new: new.clone() };
         let id = live.id;
         let flushed = self.trial()?.store.flush(id);
@@ -337,6 +363,9 @@ impl<'a> Run<'a> {
             self.doubt = Doubt::Drop(durable.clone());
         }
         let answer = self.trial()?.store.end(live.id, keep);
+        if answer.is_err() {
+            self.forgotten.push(live.now.clone());
+        }
         if answer.is_err() && keep {
             self.kept.extend(live.durable.clone());
         }
@@ -377,6 +406,18 @@ impl<'a> Run<'a> {
         let mut id = 1 << 20;
         let mut found = |run: &mut Self, prompt: &[TokenKey]| {
             id += 1;
+            let (rules, found) = (run.trial()?.rules, run.trial()?.find(prompt)?.tokens);
+            let had = || run.kept.iter().chain(&run.ghosts);
+            if had().all(|known| known.gives(&rules, prompt) < found) {
+                let most = most(&rules, had(), prompt);
+                need(found <= most, || {
+                    let of = prompt.len();
+                    format!(
+                        "{found} of {of} tokens are found after a power cut, and no more than \
+                             {most} were ever committed and stored"
+                    )
+                })?;
+            }
             run.trial()?.verified(SessionId(id), prompt)
         };
         for prompt in std::mem::take(&mut self.prompts) {

@@ -272,6 +272,7 @@ impl Trial {
             let to = (from + 100).min(keys.len() as u64);
             known.keys = keys[..to as usize].to_vec();
             went("commit", self.commit(id, &known.keys, from))?;
+            known.slide(&self.rules);
             self.put_all(id, known, false)?;
         }
         let partial = self.rules.partial;

@@ -154,18 +154,6 @@ pub(super) fn mutants() -> Vec<Mutant<Strategy>> {
             "every other sync is left out",
             |inner| hosted(inner, OneSync::default),
         ),
-        mutant(
-            "KvStore::flush",
-            "a record whole is a state, cut short nothing.",
-            "a flush does nothing",
-            |inner| hooked(inner, || Calls { flush: |_, _| Ok(()), ..Calls::new() }),
-        ),
-        mutant(
-            "KvStrategy::open",
-            "what was not is gone or whole.",
-            "the last sync is left out",
-            |inner| hosted(inner, OneSync::default),
-        ),
         mutant("KvStrategy::open", "Find what was flushed;", "it starts anew", |inner| {
             Box::new(Wrapped::new(inner).with_open(|inner, spec, host| {
                 for (name, _) in host.list()? {
@@ -214,22 +202,6 @@ pub(super) fn mutants() -> Vec<Mutant<Strategy>> {
             |inner| hosted(inner, || Retries),
         ),
         mutant(
-            "StoreSpec",
-            "A root to open: one directory, or one place in a network, for one model in one form.",
-            "every root is the same one",
-            |inner| {
-                hooked(inner, || Calls {
-                    find: |inner, prompts| {
-                        let mut found = inner.find(prompts)?;
-                        let all = prompts.iter().zip(&mut found);
-                        all.for_each(|(prompt, found)| found.tokens = prompt.keys.len() as u64);
-                        Ok(found)
-                    },
-                    ..Calls::new()
-                })
-            },
-        ),
-        mutant(
             "KvStore::store",
             "OutOfSpace, Io: none of them counts as stored.",
             "a failed write is well",
@@ -237,9 +209,6 @@ pub(super) fn mutants() -> Vec<Mutant<Strategy>> {
         ),
         mutant("KvStore::flush", "OutOfSpace; Io", "it is internal", |inner| {
             hooked(inner, || Calls { flush: |inner, id| internal(inner.flush(id)), ..Calls::new() })
-        }),
-        mutant("KvStore::find", "Io.", "it is no error but a panic", |inner| {
-            hosted(inner, || Zeros)
         }),
         mutant("Verdict::Failed", "Here, and not readable.", "zeros are made up", |inner| {
             hosted(inner, || Zeros)
