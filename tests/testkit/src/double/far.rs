@@ -60,4 +60,12 @@ impl StoreHook for Far {
         self.travel();
         inner.end(session, keep)
     }
+    fn maintain(&mut self, inner: &mut dyn KvStore, budget: Duration) -> Result<()> {
+        self.travel();
+        inner.maintain(budget)
+    }
+    fn report(&self, inner: &dyn KvStore) -> KvReport {
+        self.travel();
+        inner.report()
+    }
 }
