@@ -70,7 +70,10 @@ fn a_scaffold_is_formatted_and_names_no_directory_of_its_template() {
     }
     let outside = Outside::new("kv", "tidy");
     let formatted = outside.cargo(["fmt", "--check"]);
-    assert!(formatted.code == Some(0) || formatted.stderr.contains("not installed"), "{formatted:?}");
+    assert!(
+        formatted.code == Some(0) || formatted.stderr.contains("not installed"),
+        "{formatted:?}"
+    );
     let manifest = std::fs::read_to_string(outside.root().join("Cargo.toml")).expect("a manifest");
     let source = repository().canonicalize().expect("the repository");
     assert!(manifest.contains(&format!("{}/core/abi", source.display())), "{manifest}");
