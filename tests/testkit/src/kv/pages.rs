@@ -206,7 +206,9 @@ fn stays(subject: &Subject<'_, Strategy>) -> Check {
         .collect();
     went("load", trial.store.load(&mut loads, HOUR))?;
     let verdicts: Vec<Verdict> = loads.iter().map(|load| load.verdict).collect();
-    // The host reads them only after other sessions came, were flushed, looked up and copied.
+    // The host reads them only after they were stored again, and after other sessions came, were
+    // flushed, looked up and copied: their old places are free only after the next upkeep.
+    went("store of the same pages again", trial.store(&asked))?;
     let mut other = trial.fill(B, &text(2, 0, 300))?;
     trial.begin(SessionId(3), Origin::Fork { of: A, at: 320 })?;
     went("flush", trial.store.flush(A))?;
