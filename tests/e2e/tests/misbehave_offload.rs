@@ -27,7 +27,7 @@ fn a_fixture_without_a_fault_is_a_good_policy() {
 }
 
 #[test]
-fn a_policy_that_answers_otherwise_each_time_changes_no_text() {
+fn a_policy_that_moves_a_unit_to_the_disk_changes_no_text() {
     let scratch = Scratch::new();
     let ended = generate(&scratch, &flags(OFFLOAD, "fickle"));
     same_text(&scratch, &ended);

@@ -128,6 +128,11 @@ pub fn hold<P: ?Sized>(cases: &[Case<P>], subject: &Subject<'_, P>) {
     assert!(broken.is_empty(), "{} of {} cases:\n{}", broken.len(), cases.len(), broken.join("\n"));
 }
 
+/// Nothing where it holds, else the line.
+pub(crate) fn need(holds: bool, line: impl FnOnce() -> String) -> Check {
+    if holds { Ok(()) } else { Err(line()) }
+}
+
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(600).collect()
 }

@@ -5,6 +5,7 @@ use super::desk::{ARENA, BYTES, Desk};
 use super::host::Quiet;
 use super::memory::{peek, poke};
 use super::reference::{Value, Write, writes};
+use crate::case::need;
 use crate::{Check, Subject};
 use kvern_contract::*;
 use kvern_storage::Region;
@@ -79,10 +80,6 @@ impl Answer {
             Answer::Refused(kind) | Answer::Failed(kind) => Some(kind),
         }
     }
-}
-
-pub fn need(holds: bool, line: impl FnOnce() -> String) -> Check {
-    if holds { Ok(()) } else { Err(line()) }
 }
 
 pub fn text(error: Error) -> String {

@@ -4,6 +4,7 @@
 
 mod ask;
 
+use crate::case::need;
 use crate::{Case, Check, Promise, Subject, for_all};
 use ask::Question;
 use kvern_contract::*;
@@ -61,10 +62,6 @@ pub fn cases() -> Vec<Case<Policy>> {
 /// Where a promise is broken.
 pub fn hold(make: impl Fn() -> Box<Policy>) {
     crate::hold(&cases(), &Subject::new(&|| Ok(make())));
-}
-
-fn need(holds: bool, line: impl FnOnce() -> String) -> Check {
-    if holds { Ok(()) } else { Err(line()) }
 }
 
 fn description(subject: &Subject<'_, Policy>) -> Check {

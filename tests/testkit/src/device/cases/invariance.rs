@@ -1,10 +1,11 @@
 //! What bits may not depend on: neighbours, how often something ran, in what parts a history, a
 //! step or a set of experts came.
 
-use super::super::bench::{Bench, Device, FORMS, Make, each, need, shown};
+use super::super::bench::{Bench, Device, FORMS, Make, each, shown};
 use super::super::desk::Desk;
 use super::super::samples::{self, ALL};
 use super::{always, declined};
+use crate::case::need;
 use crate::{Case, Check, Promise, Subject};
 use kvern_contract::*;
 

@@ -1,11 +1,12 @@
 //! What a device is, what it opens with, and its memory.
 
-use super::super::bench::{BUDGET, Bench, Device, ROWS, each, held, need, settle, spec, text};
+use super::super::bench::{BUDGET, Bench, Device, ROWS, each, held, settle, spec, text};
 use super::super::desk::{BYTES, Desk};
 use super::super::host::host;
 use super::super::memory::{peek, poke};
 use super::super::samples;
 use super::{always, declined};
+use crate::case::need;
 use crate::{Case, Check, Promise, Subject};
 use kvern_contract::*;
 use kvern_storage::Region;

@@ -1,9 +1,10 @@
 //! Every op against the reference, in all of its modes, in shapes that no vector divides.
 
-use super::super::bench::{Device, held, need, runs};
+use super::super::bench::{Device, held, runs};
 use super::super::desk::Desk;
 use super::super::samples::{self, ALL};
 use super::{always, declined};
+use crate::case::need;
 use crate::{Case, Check, Promise, Subject};
 use kvern_contract::*;
 

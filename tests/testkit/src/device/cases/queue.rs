@@ -1,9 +1,10 @@
 //! Order: lists, copies, fences, failures, and what may not wait.
 
-use super::super::bench::{Answer, BUDGET, Bench, Device, LONG, each, first, need, settle, text};
+use super::super::bench::{Answer, BUDGET, Bench, Device, LONG, each, first, settle, text};
 use super::super::desk::{BYTES, Desk};
 use super::super::host::host;
 use super::always;
+use crate::case::need;
 use crate::{Case, Check, Promise, Subject};
 use kvern_contract::*;
 use std::time::{Duration, Instant};

@@ -1,11 +1,12 @@
 //! What does not run, what is out of range, and what a table leads to: refused, and no byte of
 //! nobody's touched.
 
-use super::super::bench::{Answer, Bench, Device, each, first, need, shown};
+use super::super::bench::{Answer, Bench, Device, each, first, shown};
 use super::super::desk::{ARENA, BYTES};
 use super::super::reference::{Write, writes};
 use super::super::samples::{self, ALL};
 use super::always;
+use crate::case::need;
 use crate::{Case, Check, Promise, Subject};
 use kvern_contract::*;
 
