@@ -1,6 +1,6 @@
 //! Each promise of each contract, broken once on purpose around a plugin that ships, or around a
-//! reference where none has it: a case that names the promise must turn red. A promise without a mutant is one that nobody knows to be
-//! tried, so there is none.
+//! reference where none has it: a case that names the promise must turn red. A promise without a
+//! mutant is one that nobody knows to be tried, so there is none.
 
 mod device;
 mod kv;
