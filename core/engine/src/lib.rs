@@ -28,5 +28,6 @@ mod tests;
 pub use engine::Engine;
 pub use events::Event;
 pub use spec::{
-    CacheFacts, EngineSpec, Facts, Finish, Flow, LogLine, Outcome, PlacementFacts, Request,
+    CacheFacts, DENSE_CHUNK_ROWS, EngineSpec, Facts, Finish, Flow, LogLine, Outcome,
+    PlacementFacts, Rates, Request,
 };

@@ -49,10 +49,33 @@ pub struct EngineSpec {
     pub context_tokens: Option<u64>,
     /// Layers kept in host memory; `None`: the policy decides by the budget.
     pub offload_cpu_layers: Option<u32>,
-    /// How long a step waits for pages before it computes them again.
+    /// Sessions that are in memory at once, at least 1: KV and step tables are made for as many.
+    pub sessions: u32,
+    /// Whether weights are read round the page cache, where the file system does that.
+    pub direct: bool,
+    /// What was measured of this machine, for the plan; nothing is guessed.
+    pub rates: Rates,
+    /// Most rows of a feed-forward block at once; `None`: [`DENSE_CHUNK_ROWS`].
+    pub dense_chunk_rows: Option<u32>,
+    /// How long a step waits for pages before it computes them again, and how long one read of
+    /// weights may be with the system.
     pub load_deadline: Duration,
     /// Where log lines go.
     pub log: LogLine,
+}
+
+/// Most rows of a feed-forward block at once where nothing else was asked for.
+pub const DENSE_CHUNK_ROWS: u32 = 16384;
+
+/// Measured rates of a machine; `None`: not measured.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Rates {
+    /// Bytes a second that the drive gives, read as weights are read.
+    pub drive: Option<f64>,
+    /// Bytes of weights a second that the device computes on, for one row.
+    pub memory: Option<f64>,
+    /// Floating-point operations a second of the device, for many rows.
+    pub flops: Option<f64>,
 }
 
 /// Whether to go on after a piece of text.

@@ -14,6 +14,7 @@ mod budget;
 pub mod double;
 mod fault;
 mod files;
+mod fill;
 mod lock;
 mod meter;
 mod pool;
@@ -23,8 +24,9 @@ mod service;
 mod worker;
 
 pub use budget::Budget;
+pub use fill::{Fill, FillTicket, Filling, Priority};
 pub use lock::{RootLock, remove_tree, tree_bytes};
 pub use pool::PreadPool;
 pub use region::{Lease, Region};
 pub use root::{HostSink, NoSink, RootHost};
-pub use service::{Counters, OpenHow, Storage};
+pub use service::{Counters, FileFacts, OpenHow, Storage};

@@ -77,6 +77,7 @@ impl Meter {
             read_time: self.read.time(),
             write_time: self.write.time(),
             memory_bytes: self.memory_bytes.load(Relaxed),
+            ..Counters::default()
         }
     }
 }

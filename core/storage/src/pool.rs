@@ -3,8 +3,10 @@
 
 use crate::fault::{late, no_file};
 use crate::files::{self, FileTable, OpenFile};
+use crate::fill::{self, Fill, Filling, Priority};
 use crate::meter::Meter;
-use crate::service::{Counters, OpenHow, Storage};
+use crate::region::Region;
+use crate::service::{Counters, FileFacts, OpenHow, Storage};
 use crate::worker::{Piece, Queue, Task};
 use kvern_contract::{FileId, FileRead, FileWrite, Result};
 use std::path::Path;
@@ -170,6 +172,17 @@ impl Storage for PreadPool {
     }
     fn bytes(&self, file: FileId) -> Result<u64> {
         self.file("storage/bytes", file)?.bytes()
+    }
+    fn facts(&self, file: FileId) -> Result<FileFacts> {
+        self.bytes(file)?;
+        Ok(FileFacts { align: 1, ..FileFacts::default() })
+    }
+    fn unchanged(&self, file: FileId) -> Result<()> {
+        self.bytes(file).map(|_| ())
+    }
+    fn register(&self, _: &Arc<Region>) {}
+    fn fill(&self, fills: Vec<Fill>, _: Priority) -> Filling {
+        fill::at_once(self, fills)
     }
     fn list(&self, dir: &Path) -> Result<Vec<(String, u64)>> {
         files::list(dir)

@@ -1,7 +1,10 @@
 //! The storage service: the one door through which file bytes pass.
 
+use crate::fill::{Fill, Filling, Priority};
+use crate::region::Region;
 use kvern_contract::{FileId, FileRead, FileWrite, Result};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How to open a file.
@@ -9,8 +12,22 @@ use std::time::Duration;
 pub enum OpenHow {
     /// It must be there.
     Read,
+    /// It must be there, and reads go round the page cache where the file system does that: asked
+    /// with a real read, since some accept it at open and refuse the first transfer.
+    Direct,
     /// Read and write; created if absent, with its directories (mode 0700).
     Write,
+}
+
+/// How the bytes of an open file are reached.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct FileFacts {
+    /// What offset, address and length of a read should be multiples of: 1 unless `direct`.
+    pub align: u64,
+    /// Reads go round the page cache.
+    pub direct: bool,
+    /// Why not, where that was asked for.
+    pub refused: Option<String>,
 }
 
 /// What moved since the service started; counted where the bytes move, so that a read answered from
@@ -34,6 +51,19 @@ pub struct Counters {
     pub write_time: Duration,
     /// Bytes copied out of files that live in memory (`open_memory`); no drive took part.
     pub memory_bytes: u64,
+    /// Of `bytes_read`, those that went round the page cache.
+    pub direct_bytes: u64,
+    /// Of `bytes_read`, those that went through memory of the service's own, because the request
+    /// was not aligned or had a deadline.
+    pub copied_bytes: u64,
+    /// Of `reads`, those into memory that the ring has registered.
+    pub registered_reads: u64,
+    /// Reads that failed once and were tried again.
+    pub retries: u64,
+    /// Operations that were given up before they began.
+    pub cancelled: u64,
+    /// Most operations that the system had at once.
+    pub depth_peak: u64,
 }
 
 /// File I/O for weights and for plugins. One id space: an id that a [`crate::RootHost`] gave to its
@@ -48,11 +78,23 @@ pub trait Storage: Send + Sync {
     fn close(&self, file: FileId);
     /// Length of a file in bytes. *Errors* NotFound (no such id), Io.
     fn bytes(&self, file: FileId) -> Result<u64>;
+    /// How a file's bytes are reached. *Errors* NotFound (no such id).
+    fn facts(&self, file: FileId) -> Result<FileFacts>;
+    /// Whether a file is still what it was when it was opened. *Errors* Damaged: it was cut,
+    /// written to or replaced under its name since, and says which; NotFound (no such id, or the
+    /// name is gone), Io.
+    fn unchanged(&self, file: FileId) -> Result<()>;
+    /// Says that many reads will go to ranges of this memory, so that the service may pin it once
+    /// instead of once a read. Best effort; ends with the region.
+    fn register(&self, region: &Arc<Region>);
+    /// Starts reads and returns at once. Of one priority they are served in the order of their
+    /// asking. A read that fails is tried once more before it is an error.
+    fn fill(&self, fills: Vec<Fill>, priority: Priority) -> Filling;
     /// Names and lengths in bytes of the regular files in a directory, sorted. *Errors* NotFound,
     /// Io.
     fn list(&self, dir: &Path) -> Result<Vec<(String, u64)>>;
-    /// Reads all, in any order, many in flight; blocks until all are done or `within` has passed.
-    /// Sets every `done`; answers the first error among them. A buffer whose `done` is an error
+    /// Reads all, in any order, many in flight, as [`Priority::Urgent`]; blocks until all are done
+    /// or `within` has passed. Sets every `done`; answers the first error among them. A buffer whose `done` is an error
     /// holds no promise, and is not written after the call returned. *Errors* NotFound (no such
     /// id), Damaged (the file ends before the request does: file, offset, asked and got are named,
     /// no zeros are made up), Io, Timeout. `Duration::MAX` waits for ever and spares a copy.
@@ -75,6 +117,7 @@ pub trait Storage: Send + Sync {
     fn remove(&self, path: &Path) -> Result<()>;
     /// What moved so far.
     fn counters(&self) -> Counters;
-    /// What really moves the bytes, for the report: `pread-pool`.
+    /// What really moves the bytes, for the report: `io_uring`, `pread-pool` or, without
+    /// threads, `pread`.
     fn path_kind(&self) -> &'static str;
 }

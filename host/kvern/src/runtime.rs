@@ -141,6 +141,10 @@ impl Prepared {
             prefill_chunk: settings.prefill_chunk,
             context_tokens: context,
             offload_cpu_layers: settings.offload_cpu_layers,
+            sessions: 1,
+            direct: false,
+            rates: kvern_engine::Rates::default(),
+            dense_chunk_rows: None,
             load_deadline: settings.plugin_deadline,
             log: Arc::new(log::line),
         })?;

@@ -42,6 +42,10 @@ fn engine(model: &Path, dir: &Path, device: Box<dyn DeviceBackend>) -> Result<En
         prefill_chunk: 512,
         context_tokens: Some(512),
         offload_cpu_layers: None,
+        sessions: 1,
+        direct: false,
+        rates: kvern_engine::Rates::default(),
+        dense_chunk_rows: None,
         load_deadline: Duration::from_secs(30),
         log: Arc::new(|_, _| ()),
     })

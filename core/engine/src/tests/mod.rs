@@ -78,6 +78,10 @@ impl Setup {
             prefill_chunk: self.chunk,
             context_tokens: self.context,
             offload_cpu_layers: self.layers,
+            sessions: 1,
+            direct: false,
+            rates: crate::Rates::default(),
+            dense_chunk_rows: None,
             load_deadline: self.deadline,
             log: Arc::new(|_, _| ()),
         })

@@ -2,8 +2,10 @@
 
 use super::random::Random;
 use crate::fault::{ends_early, late};
+use crate::fill::{self, Fill, Filling, Priority};
 use crate::meter::lock;
-use crate::service::{Counters, OpenHow, Storage};
+use crate::region::Region;
+use crate::service::{Counters, FileFacts, OpenHow, Storage};
 use kvern_contract::{Error, ErrorKind, FileId, FileRead, FileWrite, Result};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -181,6 +183,18 @@ impl Storage for Faults {
     }
     fn bytes(&self, file: FileId) -> Result<u64> {
         self.inner.bytes(file)
+    }
+    fn facts(&self, file: FileId) -> Result<FileFacts> {
+        self.inner.facts(file)
+    }
+    fn unchanged(&self, file: FileId) -> Result<()> {
+        self.inner.unchanged(file)
+    }
+    fn register(&self, region: &Arc<Region>) {
+        self.inner.register(region);
+    }
+    fn fill(&self, fills: Vec<Fill>, _: Priority) -> Filling {
+        fill::at_once(self, fills)
     }
     fn list(&self, dir: &Path) -> Result<Vec<(String, u64)>> {
         self.inner.list(dir)

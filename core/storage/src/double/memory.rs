@@ -3,8 +3,10 @@
 
 use super::random::Random;
 use crate::fault::{ends_early, no_file, read_only};
+use crate::fill::{self, Fill, Filling, Priority};
 use crate::meter::lock;
-use crate::service::{Counters, OpenHow, Storage};
+use crate::region::Region;
+use crate::service::{Counters, FileFacts, OpenHow, Storage};
 use kvern_contract::{Error, ErrorKind, FileId, FileRead, FileWrite, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -310,7 +312,7 @@ impl Storage for MemoryStorage {
                 }
                 inode
             }
-            (None, OpenHow::Read) => {
+            (None, OpenHow::Read | OpenHow::Direct) => {
                 let text = format!("{}: no such file", path.display());
                 return Err(Error::new(ErrorKind::NotFound, "storage/open", text));
             }
@@ -338,6 +340,17 @@ impl Storage for MemoryStorage {
         }
         let handle = disk.handle("storage/bytes", file)?;
         Ok(disk.inodes.get(&handle.inode).map_or(0, |inode| inode.live.len() as u64))
+    }
+    fn facts(&self, file: FileId) -> Result<FileFacts> {
+        self.bytes(file)?;
+        Ok(FileFacts { align: 1, ..FileFacts::default() })
+    }
+    fn unchanged(&self, file: FileId) -> Result<()> {
+        self.bytes(file).map(|_| ())
+    }
+    fn register(&self, _: &Arc<Region>) {}
+    fn fill(&self, fills: Vec<Fill>, _: Priority) -> Filling {
+        fill::at_once(self, fills)
     }
     fn list(&self, dir: &Path) -> Result<Vec<(String, u64)>> {
         let disk = lock(&self.disk);
