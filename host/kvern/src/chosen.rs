@@ -6,7 +6,7 @@ use crate::log;
 use crate::plugin::{
     Described, Discovery, Kind, Manifest, describe, kind_of, open_plain, parse_pairs,
 };
-use crate::selector::{DEVICES, OFFLOAD_AUTO, Selection};
+use crate::selector::{DEVICES, Selection, offload_auto};
 use crate::settings::{Choice, Settings};
 use kvern_abi::Plugin;
 use kvern_contract::{DeviceBackend, KvStrategy, OffloadPolicy, OptionValue, Options};
@@ -163,15 +163,26 @@ fn by_table(kind: Kind, table: &[&str], found: &Discovery) -> Outcome<Opened> {
     }
 }
 
-/// Opens the offload policy: the one asked for, else what `auto` means.
-pub fn offload(settings: &Settings, found: &Discovery) -> Outcome<Chosen<dyn OffloadPolicy>> {
-    let (plugin, origin) = match open_asked(Kind::Offload, &settings.offload, found)? {
-        Some(opened) => opened,
-        None => by_table(Kind::Offload, &OFFLOAD_AUTO, found)?,
+/// Opens the offload policy: the one asked for, else what `auto` means; and says why that one.
+pub fn offload(
+    settings: &Settings,
+    found: &Discovery,
+) -> Outcome<(Chosen<dyn OffloadPolicy>, String)> {
+    let (table, by) = offload_auto(settings.offload_cpu_layers.is_some());
+    let ((plugin, origin), why) = match open_asked(Kind::Offload, &settings.offload, found)? {
+        Some(opened) => (opened, "asked for".into()),
+        None => {
+            let opened = by_table(Kind::Offload, &table, found)?;
+            let why = match opened.1.described.name == table[0] {
+                true => by.into(),
+                false => format!("{by}; `{}` is not found", table[0]),
+            };
+            (opened, why)
+        }
     };
     let options = options(Kind::Offload, &origin, &settings.offload)?;
     match plugin {
-        Plugin::Offload(plugin) => Ok(Chosen { plugin, origin, options }),
+        Plugin::Offload(plugin) => Ok((Chosen { plugin, origin, options }, why)),
         other => Err(wrong_kind(Kind::Offload, &other, &origin)),
     }
 }

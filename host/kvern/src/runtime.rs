@@ -41,6 +41,8 @@ pub struct Plugins {
     pub kv: Chosen<dyn KvStrategy>,
     /// Which weights stay.
     pub offload: Chosen<dyn OffloadPolicy>,
+    /// Why this policy: `placement by budget`, or what else it was.
+    pub offload_why: String,
     /// Who computes.
     pub device: Chosen<dyn DeviceBackend>,
 }
@@ -49,11 +51,9 @@ pub struct Plugins {
 pub fn choose(settings: &Settings, plan: &mut Plan) -> Outcome<Plugins> {
     watchdog::watch(settings.plugin_deadline);
     let found = settings.discover()?;
-    Ok(Plugins {
-        kv: chosen::kv(settings, &found, &mut plan.selection)?,
-        offload: chosen::offload(settings, &found)?,
-        device: chosen::device(settings, &found)?,
-    })
+    let kv = chosen::kv(settings, &found, &mut plan.selection)?;
+    let (offload, offload_why) = chosen::offload(settings, &found)?;
+    Ok(Plugins { kv, offload, offload_why, device: chosen::device(settings, &found)? })
 }
 
 /// How a run of these settings is planned.
@@ -79,11 +79,12 @@ impl Prepared {
         log::line(
             3,
             &format!(
-                "model {}, kv {} ({}), offload {}, device {}",
+                "model {}, kv {} ({}), offload {} ({}), device {}",
                 model.name(),
                 selection.applied,
                 selection.rule_id,
                 plugins.offload.origin.described.name,
+                plugins.offload_why,
                 plugins.device.origin.described.name
             ),
         );

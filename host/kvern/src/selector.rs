@@ -8,8 +8,14 @@ use crate::fail::{Failure, Outcome};
 pub const PROFILES: [&str; 4] = ["balanced", "latency", "capacity", "bounded-window"];
 /// Devices, best first.
 pub const DEVICES: [&str; 3] = ["cuda", "mps", "cpu"];
-/// What `auto` resolves to: the first that is found.
-pub const OFFLOAD_AUTO: [&str; 3] = ["middle-band", "prefix", "suffix"];
+/// What offload policy `auto` resolves to, the first that is found, and why: a count of layers or
+/// the memory budget says how much is kept.
+pub fn offload_auto(counted: bool) -> ([&'static str; 4], &'static str) {
+    match counted {
+        true => (["middle-band", "prefix", "suffix", "interleaved"], "placement by count"),
+        false => (["interleaved", "middle-band", "prefix", "suffix"], "placement by budget"),
+    }
+}
 
 pub const RESIDENT: &str = "resident";
 const PAGED: &str = "paged";
@@ -220,6 +226,18 @@ mod tests {
         assert_eq!(Size::of_memory(None), Size::Unknown);
         assert_eq!(Size::of_model(Some(4_000_000_000)), Size::Small);
         assert_eq!(Size::of_model(Some(16_000_000_001)), Size::Large);
+    }
+
+    #[test]
+    fn layers_by_count_are_the_middle_ones_and_by_budget_they_are_spread() {
+        assert_eq!(offload_auto(true).0[0], "middle-band");
+        assert_eq!(offload_auto(false).0[0], "interleaved");
+        let sorted = |counted| {
+            let mut names = offload_auto(counted).0;
+            names.sort_unstable();
+            names
+        };
+        assert_eq!(sorted(true), sorted(false), "each stands in for the others");
     }
 
     #[test]

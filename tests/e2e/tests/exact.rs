@@ -4,10 +4,11 @@
 use kvern_e2e::{Scratch, kvern, tiny_austen};
 use serde_json::Value;
 
-const PLACEMENTS: [[&str; 4]; 3] = [
+const PLACEMENTS: [[&str; 4]; 4] = [
     ["--offload-cpu-layers", "2", "--offload-cpu-policy", "prefix"],
     ["--offload-cpu-layers", "3", "--offload-cpu-policy", "suffix"],
     ["--offload-cpu-layers", "3", "--offload-cpu-policy", "middle-band"],
+    ["--offload-cpu-layers", "3", "--offload-cpu-policy", "interleaved"],
 ];
 
 fn generate(scratch: &Scratch, flags: &[&str]) -> Value {
