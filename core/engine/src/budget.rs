@@ -5,7 +5,7 @@ use crate::family::{Family, UnitPlan};
 use crate::io;
 use crate::pager::Frugality;
 use crate::scratch;
-use crate::spec::EngineSpec;
+use crate::spec::{DENSE_CHUNK_ROWS, EngineSpec, MlpChunks};
 use crate::weights::{Files, unit_bytes};
 use kvern_contract::{Error, ErrorKind, PAGE_TOKENS, Result};
 
@@ -17,13 +17,17 @@ pub(crate) struct Division {
     pub ring: u64,
     /// Most rows of a step.
     pub chunk: u32,
+    /// How its feed-forward blocks are cut.
+    pub mlp: MlpChunks,
     /// Bytes for weights, those that stay and staging for the others; `None`: no limit.
     pub weights: Option<u64>,
 }
 
 /// Bytes that do not depend on a choice.
 pub(crate) struct Fixed {
+    /// Those of a feed-forward chunk apart: they are `dense_row` for each of its rows.
     activations: u64,
+    dense_row: u64,
     tables: u64,
     vectors: u64,
     /// Rows of an embedding that is not in memory.
@@ -57,7 +61,8 @@ pub(crate) fn fixed(
     let bytes = |u: &UnitPlan| unit_bytes(&u.matrices, &files.stored);
     let layers = plan.units.iter().filter(|u| u.layer.is_some());
     Fixed {
-        activations: scratch::bytes_of(plan, u64::from(rows)),
+        activations: scratch::bytes_of(plan, u64::from(rows), 0),
+        dense_row: scratch::dense_row_bytes(plan),
         tables: table_bytes(family, rows, context_tokens),
         vectors: files.vector_bytes(),
         embedding_rows: row_bytes * u64::from(rows),
@@ -75,8 +80,11 @@ pub(crate) fn divide(
     need: &Frugality,
     chunk: u32,
 ) -> Result<Division> {
-    let base =
+    let narrow =
         fixed.activations + fixed.tables + fixed.vectors + fixed.embedding_rows + fixed.workspace;
+    // No fewer rows than asked for, or one: that much is needed anyway.
+    let mlp_bytes = |rows: u32| fixed.dense_row.saturating_mul(u64::from(rows.min(chunk)));
+    let base = narrow.saturating_add(mlp_bytes(spec.dense_chunk_rows.unwrap_or(1)));
     let least_kv = need.bytes(need.least);
     if let Some(kv) = spec.kv_budget.filter(|kv| *kv < least_kv) {
         let text = format!(
@@ -91,17 +99,18 @@ pub(crate) fn divide(
     if let Some(memory) = spec.memory_budget.filter(|m| *m < least) {
         let text = format!(
             "a memory budget of {memory} bytes is too small: at least {least} are needed \
-             (activations and workspace {}, step tables {}, norms and embedding rows {}, kv {}, weight staging \
-             {staging}); raise \
-             --memory-budget, or lower --prefill-chunk",
-            fixed.activations + fixed.workspace,
+             (activations and workspace {}, step tables {}, norms and embedding rows {}, kv {}, \
+             weight staging {staging}); raise --memory-budget, or lower --prefill-chunk",
+            base - fixed.tables - fixed.vectors - fixed.embedding_rows,
             fixed.tables,
             fixed.vectors + fixed.embedding_rows,
             least - base - staging
         );
         return Err(Error::new(ErrorKind::OverBudget, "engine/load", text));
     }
-    let rest = spec.memory_budget.map(|m| m - base);
+    let mlp = mlp_chunks(spec, fixed.dense_row, spec.memory_budget.map(|m| m - least));
+    let base = narrow.saturating_add(mlp_bytes(mlp.rows));
+    let rest = spec.memory_budget.map(|m| m.saturating_sub(base));
     let full_kv = need.bytes(need.full);
     let kv = match (spec.kv_budget, rest) {
         (Some(kv), _) => kv,
@@ -112,7 +121,22 @@ pub(crate) fn divide(
     let frames = (kv / need.frame_bytes).min(need.unlimited());
     let (kept, ring) = need.split(frames);
     let weights = rest.map(|rest| rest.saturating_sub(need.bytes(kept + ring)));
-    Ok(Division { kept, ring, chunk: need.chunk(chunk, kept), weights })
+    Ok(Division { kept, ring, chunk: need.chunk(chunk, kept), mlp, weights })
+}
+
+/// Feed-forward activations take at most this part of what a budget leaves beyond the least: what
+/// they take, streamed weights lack.
+const MLP_PART: u64 = 32;
+
+/// As many rows at once as were asked for, else as there is headroom for, at least one.
+fn mlp_chunks(spec: &EngineSpec, row_bytes: u64, headroom: Option<u64>) -> MlpChunks {
+    if let Some(rows) = spec.dense_chunk_rows {
+        return MlpChunks { explicit: true, rows: rows.max(1) };
+    }
+    let fit = headroom.and_then(|bytes| (bytes / MLP_PART).checked_div(row_bytes));
+    let most = u64::from(DENSE_CHUNK_ROWS);
+    let rows = fit.map_or(most, |rows| rows.clamp(1, most));
+    MlpChunks { explicit: false, rows: rows as u32 }
 }
 
 /// Streamed units that memory holds at once where there is room.

@@ -5,7 +5,7 @@ use crate::family::Family;
 use crate::io::Io;
 use crate::pager::Pager;
 use crate::scratch::Activations;
-use crate::spec::{Facts, PlacementFacts};
+use crate::spec::{Facts, MlpChunks, PlacementFacts};
 use crate::weights::{RowReader, Weights};
 use kvern_contract::{
     DeviceBackend, DeviceDescription, KvDescription, KvEncoding, Result, SessionId, Slice,
@@ -34,6 +34,7 @@ pub struct Engine {
     pub(crate) model: Arc<Model>,
     pub(crate) context_tokens: u64,
     pub(crate) rows_most: u32,
+    pub(crate) mlp_chunks: MlpChunks,
     /// How long a plugin may do nothing while it is waited for.
     pub(crate) deadline: Duration,
     pub(crate) description: KvDescription,
@@ -81,6 +82,7 @@ impl Engine {
             device_usage: self.device.usage(),
             cache_root: self.pager.root(),
             placement: self.placement.clone(),
+            mlp_chunks: self.mlp_chunks,
             storage: self.storage.counters(),
             budget: self.budget.holders(),
             budget_peak: self.budget.peak(),

@@ -28,6 +28,6 @@ mod tests;
 pub use engine::Engine;
 pub use events::Event;
 pub use spec::{
-    CacheFacts, DENSE_CHUNK_ROWS, EngineSpec, Facts, Finish, Flow, LogLine, Outcome,
+    CacheFacts, DENSE_CHUNK_ROWS, EngineSpec, Facts, Finish, Flow, LogLine, MlpChunks, Outcome,
     PlacementFacts, Rates, Request,
 };

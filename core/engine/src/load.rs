@@ -60,7 +60,8 @@ impl Engine {
                 Some(RowReader::new(table, division.chunk, device, &budget)?)
             }
         };
-        let activations = Activations::new(plan, division.chunk, device, &budget)?;
+        let activations =
+            Activations::new(plan, (division.chunk, division.mlp.rows), device, &budget)?;
         let bytes = table_bytes(family.as_ref(), division.chunk, context_tokens);
         let io = Io::new(bytes, plan.inverse_frequencies.clone(), device, &budget)?;
         let description = opening.description.clone();
@@ -83,6 +84,7 @@ impl Engine {
             model: spec.model,
             context_tokens,
             rows_most: division.chunk,
+            mlp_chunks: division.mlp,
             deadline: spec.load_deadline,
             description,
             device_description,
@@ -253,7 +255,7 @@ impl Ops<'_> {
             vectors: self.files.vectors.iter().map(vector).collect(),
         };
         let scratch = vec![Slice::default(); plan.scratch.len()];
-        let at = Places { scratch: &scratch, table: &table, rows: self.rows };
+        let at = Places { scratch: &scratch, table: &table, first: 0, rows: self.rows };
         let mut list = vec![step::embed_op(self.family, &at)];
         for layer in 0..plan.layers.len() {
             self.family.before_attention(layer, &at, &mut list);

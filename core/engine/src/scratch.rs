@@ -36,20 +36,35 @@ fn logits_rows(plan: &Plan) -> u64 {
     fit.clamp(LOGITS_ROWS_LEAST, 64)
 }
 
-/// Bytes that all of this takes.
-pub(crate) fn bytes_of(plan: &Plan, rows: u64) -> u64 {
-    let activations: u64 = plan.scratch.iter().map(|w| 4 * rows * u64::from(*w)).sum();
+/// Rows of each buffer: those of a step, or those of a chunk of a feed-forward block.
+fn rows_of(plan: &Plan, rows: u64, dense: u64) -> impl Iterator<Item = (u64, u32)> {
+    let only_dense = |index| plan.dense.iter().any(|d| d.0 == index);
+    let sized = move |(index, width)| (if only_dense(index) { dense } else { rows }, width);
+    plan.scratch.iter().copied().enumerate().map(sized)
+}
+
+/// Bytes that all of this takes, for steps of `rows` rows whose feed-forward blocks run `dense` of
+/// them at once.
+pub(crate) fn bytes_of(plan: &Plan, rows: u64, dense: u64) -> u64 {
+    let sized = rows_of(plan, rows, dense.min(rows));
+    let activations: u64 = sized.map(|(rows, width)| 4 * rows * u64::from(width)).sum();
     activations + state_bytes(plan, rows) + logits_rows(plan) * 4 * u64::from(plan.vocabulary)
+}
+
+/// Bytes that each row of a feed-forward chunk takes.
+pub(crate) fn dense_row_bytes(plan: &Plan) -> u64 {
+    plan.dense.iter().map(|d| 4 * u64::from(plan.scratch[d.0])).sum()
 }
 
 impl Activations {
     pub(crate) fn new(
         plan: &Plan,
-        rows: u32,
+        (rows, dense): (u32, u32),
         device: &mut dyn DeviceBackend,
         budget: &Budget,
     ) -> Result<Self> {
-        budget.reserve("activations", bytes_of(plan, u64::from(rows)))?;
+        let (rows, dense) = (u64::from(rows), u64::from(dense.min(rows)));
+        budget.reserve("activations", bytes_of(plan, rows, dense))?;
         let mut alloc = |bytes: u64| -> Result<Slice> {
             let buffer = device.alloc(bytes.max(64), Space::Device)?;
             if buffer == Buffer(0) {
@@ -59,9 +74,10 @@ impl Activations {
             }
             Ok(Slice { buffer, offset: 0 })
         };
-        let width = |w: &u32| 4 * u64::from(rows) * u64::from(*w);
-        let slices = plan.scratch.iter().map(|w| alloc(width(w))).collect::<Result<_>>()?;
-        let state = alloc(state_bytes(plan, u64::from(rows)))?;
+        let sized = rows_of(plan, rows, dense);
+        let slices =
+            sized.map(|(rows, w)| alloc(4 * rows * u64::from(w))).collect::<Result<_>>()?;
+        let state = alloc(state_bytes(plan, rows))?;
         let logits_rows = logits_rows(plan) as u32;
         let bytes = logits_rows as usize * plan.vocabulary as usize * 4;
         let logits = Region::new(bytes)?;

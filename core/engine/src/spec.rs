@@ -55,7 +55,8 @@ pub struct EngineSpec {
     pub direct: bool,
     /// What was measured of this machine, for the plan; nothing is guessed.
     pub rates: Rates,
-    /// Most rows of a feed-forward block at once; `None`: [`DENSE_CHUNK_ROWS`].
+    /// Most rows of a feed-forward block at once, at least 1; `None`: [`DENSE_CHUNK_ROWS`], and
+    /// fewer where a memory budget leaves no headroom for their activations.
     pub dense_chunk_rows: Option<u32>,
     /// How long a step waits for pages before it computes them again, and how long one read of
     /// weights may be with the system.
@@ -66,6 +67,22 @@ pub struct EngineSpec {
 
 /// Most rows of a feed-forward block at once where nothing else was asked for.
 pub const DENSE_CHUNK_ROWS: u32 = 16384;
+
+/// In what chunks of rows feed-forward blocks run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MlpChunks {
+    /// Whether [`EngineSpec::dense_chunk_rows`] said so.
+    pub explicit: bool,
+    /// Most rows of a chunk.
+    pub rows: u32,
+}
+
+impl MlpChunks {
+    /// For the plan and the report.
+    pub fn mode(&self) -> &'static str {
+        if self.explicit { "explicit-rows" } else { "adaptive-headroom" }
+    }
+}
 
 /// Measured rates of a machine; `None`: not measured.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -222,6 +239,8 @@ pub struct Facts {
     pub cache_root: Option<PathBuf>,
     /// Where the weights went.
     pub placement: PlacementFacts,
+    /// How feed-forward blocks are cut.
+    pub mlp_chunks: MlpChunks,
     /// Bytes that the storage service moved, for weights and KV together.
     pub storage: Counters,
     /// Who holds how much of the budget, in bytes.

@@ -6,7 +6,7 @@
 //! list.
 
 use crate::engine::Engine;
-use crate::family::{Family, Places, RESIDUAL};
+use crate::family::{self, Family, Places, RESIDUAL};
 use crate::io::Inputs;
 use crate::pager::{Lost, Rows, Segment, Ticket};
 use kvern_contract::{
@@ -103,7 +103,8 @@ impl Engine {
             if layer + 1 < layers || wanted {
                 self.enter(self.layer_units[layer].1, &mut run)?;
                 let places = places(&self.activations.slices, &self.weights.table, run.rows);
-                self.family.feed_forward(layer, &places, &mut run.list);
+                let (family, most) = (self.family.as_ref(), self.mlp_chunks.rows);
+                family::feed_forward(family, layer, &places, most, &mut run.list);
             }
         }
         if wanted {
@@ -348,7 +349,7 @@ impl Running {
 }
 
 fn places<'a>(scratch: &'a [Slice], table: &'a crate::weights::Table, rows: u32) -> Places<'a> {
-    Places { scratch, table, rows }
+    Places { scratch, table, first: 0, rows }
 }
 
 /// Rows of the embedding into the residual stream; the ids' place is filled in by the step.

@@ -42,6 +42,7 @@ struct RawRun {
     kv_dtype: Option<KvDtype>,
     compute_dtype: Option<Compute>,
     prefill_chunk: Option<u32>,
+    dense_projection_chunk_rows: Option<u32>,
     threads: Option<u32>,
     context_tokens: Option<u64>,
 }
@@ -113,6 +114,8 @@ pub struct Layer {
     pub compute_dtype: Option<Compute>,
     /// `[run] prefill_chunk`.
     pub prefill_chunk: Option<u32>,
+    /// `[run] dense_projection_chunk_rows`.
+    pub dense_chunk_rows: Option<u32>,
     /// `[run] threads`.
     pub threads: Option<u32>,
     /// `[run] context_tokens`.
@@ -210,6 +213,7 @@ impl Layer {
             kv_dtype: raw.run.kv_dtype,
             compute_dtype: raw.run.compute_dtype,
             prefill_chunk: raw.run.prefill_chunk,
+            dense_chunk_rows: raw.run.dense_projection_chunk_rows,
             threads: raw.run.threads,
             context_tokens: raw.run.context_tokens,
             kv: raw.kv.plugin,

@@ -145,7 +145,7 @@ impl Prepared {
             sessions: 1,
             direct: false,
             rates: kvern_engine::Rates::default(),
-            dense_chunk_rows: None,
+            dense_chunk_rows: settings.dense_chunk_rows,
             load_deadline: settings.plugin_deadline,
             log: Arc::new(log::line),
         })?;

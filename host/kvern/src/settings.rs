@@ -46,6 +46,8 @@ pub struct Settings {
     pub compute: ComputeDtype,
     /// Most prompt tokens of a step.
     pub prefill_chunk: u32,
+    /// Most rows of a feed-forward block at once, where it was asked for.
+    pub dense_chunk_rows: Option<u32>,
     /// Bytes for KV.
     pub kv_budget: Option<u64>,
     /// Bytes for everything.
@@ -186,6 +188,10 @@ impl Settings {
                 engine.prefill_chunk.or(profile.prefill_chunk).or(file.prefill_chunk),
                 512,
             ),
+            dense_chunk_rows: (engine.dense_projection_chunk_rows)
+                .or(profile.dense_chunk_rows)
+                .or(file.dense_chunk_rows)
+                .map(|rows| rows.max(1)),
             kv_budget: budget(engine.kv_budget, profile.kv_budget, file.kv_budget),
             memory_budget: budget(engine.memory_budget, profile.memory_budget, file.memory_budget),
             cache_dir: (engine.cache_dir.clone().or(profile.cache_dir).or(file.cache_dir))

@@ -101,6 +101,7 @@ impl Llama {
             vectors: names.vectors,
             units,
             scratch: vec![hidden, hidden, q, kv, kv, q, mlp, mlp],
+            dense: vec![GATE, UP],
             layers: vec![kv_layer; config.layers as usize],
             attention: (0..config.layers).map(|_| attention(config)).collect(),
             embedding: (embedding, 1.0),
@@ -208,7 +209,11 @@ impl Family for Llama {
         let (x, h) = (at.rows_of(RESIDUAL, hidden), at.rows_of(NORMED, hidden));
         list.push(self.norm(x, l.post_norm, h, at));
         list.push(linear(h.at, &[l.gate, l.up], &[GATE, UP], Epilogue::SiluGated, at));
-        list.push(linear(at.slice(GATE), &[l.down], &[RESIDUAL], Epilogue::Add, at));
+        let mut down = linear(at.slice(GATE), &[l.down], &[RESIDUAL], Epilogue::Add, at);
+        if let Op::Linear { outs, .. } = &mut down {
+            *outs = Few::of(&[x.at]);
+        }
+        list.push(down);
     }
 
     fn head(&self, indices: Slice, logits: Slice, at: &Places<'_>, list: &mut Vec<Op>) {

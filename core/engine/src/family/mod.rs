@@ -36,6 +36,8 @@ pub(crate) struct Plan {
     pub units: Vec<UnitPlan>,
     /// Floats a row of each buffer of activations, by [`Scratch`].
     pub scratch: Vec<u32>,
+    /// Of these, what a feed-forward block alone uses: rows of one of its chunks.
+    pub dense: Vec<Scratch>,
     /// What each decoder layer keeps.
     pub layers: Vec<KvLayer>,
     /// Query heads and channels.
@@ -69,6 +71,8 @@ pub(crate) struct AttentionPlan {
 pub(crate) struct Places<'a> {
     pub scratch: &'a [Slice],
     pub table: &'a Table,
+    /// The first row, of buffers that have all rows of a step.
+    pub first: u32,
     pub rows: u32,
 }
 
@@ -85,9 +89,26 @@ impl Places<'_> {
     pub(crate) fn bias(&self, vector: Option<Vector>) -> Slice {
         vector.map_or(Slice::default(), |v| self.vector(v).data)
     }
-    /// Whole rows of `width` values.
+    /// Whole rows of `width` values, from the first row on.
     pub(crate) fn rows_of(&self, scratch: Scratch, width: u32) -> View {
-        View { at: self.slice(scratch), row: width, group: width, step: 1 }
+        let mut at = self.slice(scratch);
+        at.offset += 4 * u64::from(self.first) * u64::from(width);
+        View { at, row: width, group: width, step: 1 }
+    }
+}
+
+/// A feed-forward block in chunks of at most `most` rows, one after another: no row knows of
+/// another, so the bits are those of all rows at once, and the widest buffers hold a chunk.
+pub(crate) fn feed_forward(
+    family: &dyn Family,
+    layer: usize,
+    at: &Places<'_>,
+    most: u32,
+    list: &mut Vec<Op>,
+) {
+    for first in (0..at.rows).step_by(most.max(1) as usize) {
+        let rows = most.max(1).min(at.rows - first);
+        family.feed_forward(layer, &Places { first, rows, ..*at }, list);
     }
 }
 
@@ -102,7 +123,7 @@ pub(crate) trait Family: Send {
     fn before_attention(&self, layer: usize, at: &Places<'_>, list: &mut Vec<Op>);
     /// From attention's output back into the residual stream, by the same unit.
     fn after_attention(&self, layer: usize, at: &Places<'_>, list: &mut Vec<Op>);
-    /// The rest of the layer, by its second unit.
+    /// The rest of the layer, by its second unit; for a chunk of the rows.
     fn feed_forward(&self, layer: usize, at: &Places<'_>, list: &mut Vec<Op>);
     /// From chosen rows of the residual stream (`indices` u32 `[row]`) to logits.
     fn head(&self, indices: Slice, logits: Slice, at: &Places<'_>, list: &mut Vec<Op>);

@@ -5,6 +5,7 @@ mod families;
 mod history;
 mod loss;
 mod loss_sessions;
+mod mlp;
 mod placement;
 
 use crate::spec::{EngineSpec, Flow, Request};
@@ -35,6 +36,7 @@ pub(super) struct Setup {
     pub chunk: u32,
     pub context: Option<u64>,
     pub layers: Option<u32>,
+    pub mlp_rows: Option<u32>,
     pub offload: Box<dyn OffloadPolicy>,
     pub deadline: Duration,
     pub cache: tempfile::TempDir,
@@ -51,6 +53,7 @@ impl Default for Setup {
             chunk: 512,
             context: Some(2048),
             layers: None,
+            mlp_rows: None,
             offload: Box::new(Policy::everything()),
             deadline: Duration::from_secs(20),
             cache: tempfile::tempdir().expect("a temporary directory"),
@@ -81,7 +84,7 @@ impl Setup {
             sessions: 1,
             direct: false,
             rates: crate::Rates::default(),
-            dense_chunk_rows: None,
+            dense_chunk_rows: self.mlp_rows,
             load_deadline: self.deadline,
             log: Arc::new(|_, _| ()),
         })

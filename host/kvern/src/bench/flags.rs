@@ -42,6 +42,7 @@ pub fn of(plugins: &PluginArgs, engine: &EngineArgs) -> Vec<OsString> {
     out.add("--kv-dtype", engine.kv_dtype.map(kv_word));
     out.add("--compute-dtype", engine.compute_dtype.map(compute_word));
     out.number("--prefill-chunk", engine.prefill_chunk);
+    out.number("--dense-projection-chunk-rows", engine.dense_projection_chunk_rows);
     out.number("--kv-budget", engine.kv_budget);
     out.number("--memory-budget", engine.memory_budget);
     out.add("--cache-dir", engine.cache_dir.as_ref());

@@ -130,6 +130,7 @@ fn key(facts: &Facts<'_>, label: &str, own: Value) -> Details {
         "kv_budget": settings.kv_budget,
         "threads": settings.threads,
         "prefill_chunk": settings.prefill_chunk,
+        "dense_projection_chunk_rows": settings.dense_chunk_rows,
         "dtypes": format!("{:?} {:?}", settings.kv_dtype, settings.compute).to_lowercase(),
         "host": [&facts.machine.hostname, &facts.machine.cpu],
         "plugins": versions(&facts.plugins),

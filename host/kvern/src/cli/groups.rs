@@ -100,6 +100,10 @@ pub struct EngineArgs {
     #[arg(long, value_name = "N", env = "KVERN_PREFILL_CHUNK", hide_env_values = true,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub prefill_chunk: Option<u32>,
+    /// Most rows of a feed-forward block at once [default: 16384, fewer where the budget is tight].
+    #[arg(long, value_name = "N", env = "KVERN_DENSE_PROJECTION_CHUNK_ROWS",
+          hide_env_values = true, value_parser = clap::value_parser!(u32).range(1..))]
+    pub dense_projection_chunk_rows: Option<u32>,
     /// Memory for KV, as 16MiB.
     #[arg(long, value_name = "SIZE", env = "KVERN_KV_BUDGET", hide_env_values = true,
           value_parser = parse_size)]
