@@ -32,6 +32,15 @@ pub(crate) fn at_path(operation: &str, path: &Path, error: &io::Error) -> Error 
     out
 }
 
+/// A read that the drive failed, and failed again.
+pub(crate) fn failed_twice(path: &Path, offset: u64, error: &io::Error) -> Error {
+    let mut out = at_path("storage/read", path, error);
+    let path = path.display();
+    out.message = format!("{path}: {} at offset {offset}, twice; check the drive", plain(error));
+    out.context.push(("offset".into(), offset.to_string()));
+    out
+}
+
 /// A directory that could not be made.
 pub(crate) fn no_directory(operation: &str, dir: &Path, error: &io::Error) -> Error {
     let text = format!(

@@ -1,13 +1,14 @@
 //! Open files by id, and the slow calls on them: open, sync, publish, list.
 
-use crate::fault::{at_path, ends_early, no_directory, read_only};
+use crate::fault::{at_path, ends_early, failed_twice, no_directory, read_only};
 use crate::meter::Meter;
-use crate::service::OpenHow;
+use crate::service::{FileFacts, OpenHow};
 use kvern_contract::{Error, ErrorKind, FileId, Result};
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -30,10 +31,45 @@ pub(crate) struct Gate {
     pub(crate) left: AtomicU32,
 }
 
+/// What offset, address and length of a direct read are multiples of: at least what drives and file
+/// systems ask for.
+pub(crate) const DIRECT_ALIGN: u64 = 4096;
+
+/// By which descriptor bytes come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Way {
+    /// Through the page cache.
+    Cached,
+    /// Round it. *Caller*: all three are aligned, and the file is direct.
+    Direct,
+}
+
+/// What a file was when it was opened.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Born {
+    file: (u64, u64),
+    bytes: u64,
+    written: (i64, i64),
+}
+impl Born {
+    fn of(facts: &fs::Metadata) -> Self {
+        Born {
+            file: (facts.dev(), facts.ino()),
+            bytes: facts.len(),
+            written: (facts.mtime(), facts.mtime_nsec()),
+        }
+    }
+}
+
 /// One open file. Operations under way hold it, so that closing an id never pulls it from under
 /// them.
 pub(crate) struct OpenFile {
     body: Body,
+    /// The same file without the page cache.
+    direct: Option<File>,
+    /// Why there is none, where one was asked for.
+    refused: Option<String>,
+    born: Option<Born>,
     path: PathBuf,
     writable: bool,
     /// The name is not known to be durable: the directory is synced with the file's first sync.
@@ -64,8 +100,23 @@ impl OpenFile {
             let text = format!("{} is not a regular file", path.display());
             return Err(Error::new(ErrorKind::Io, "storage/open", text));
         }
+        let (mut direct, mut refused) = (None, None);
+        if how == OpenHow::Direct {
+            match open_direct(path) {
+                Ok(file) => direct = Some(file),
+                Err(error) => refused = Some(format!("O_DIRECT refused: {error}")),
+            }
+            if direct.is_some() {
+                // What is not aligned comes through the page cache, a few pages at a time: without
+                // this advice the kernel would read ahead of them. Advice may be refused.
+                let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random);
+            }
+        }
         Ok(OpenFile {
             body: Body::Disk(file),
+            direct,
+            refused,
+            born: Some(Born::of(&facts)),
             path: path.to_owned(),
             writable,
             name_is_new: AtomicBool::new(name_is_new),
@@ -87,6 +138,9 @@ impl OpenFile {
     fn of(body: Body, name: &str) -> Self {
         OpenFile {
             body,
+            direct: None,
+            refused: None,
+            born: None,
             path: PathBuf::from(name),
             writable: false,
             name_is_new: AtomicBool::new(false),
@@ -97,6 +151,48 @@ impl OpenFile {
     /// Whether no drive takes part.
     pub(crate) fn is_memory(&self) -> bool {
         matches!(self.body, Body::Memory(_))
+    }
+
+    /// How its bytes are reached.
+    pub(crate) fn facts(&self) -> FileFacts {
+        FileFacts {
+            align: if self.direct.is_some() { DIRECT_ALIGN } else { 1 },
+            direct: self.direct.is_some(),
+            refused: self.refused.clone(),
+        }
+    }
+
+    /// The path, for messages.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The descriptor of a way; `None` where no drive takes part.
+    pub(crate) fn descriptor(&self, way: Way) -> Option<RawFd> {
+        match (&self.body, way, &self.direct) {
+            (Body::Disk(_), Way::Direct, Some(file)) => Some(file.as_raw_fd()),
+            (Body::Disk(file), ..) => Some(file.as_raw_fd()),
+            _ => None,
+        }
+    }
+
+    /// Whether the file, under its name, still is what was opened.
+    pub(crate) fn unchanged(&self) -> Result<()> {
+        let (Body::Disk(file), Some(born)) = (&self.body, self.born) else { return Ok(()) };
+        let here = |error: io::Error| at_path("storage/unchanged", &self.path, &error);
+        let now = Born::of(&file.metadata().map_err(here)?);
+        let named = Born::of(&fs::metadata(&self.path).map_err(here)?);
+        let what = if named.file != born.file {
+            "was replaced by another file".into()
+        } else if now.bytes != born.bytes {
+            format!("went from {} to {} bytes", born.bytes, now.bytes)
+        } else if now.written != born.written {
+            "was written to".into()
+        } else {
+            return Ok(());
+        };
+        let text = format!("{} {what} while it was open; start again", self.path.display());
+        Err(Error::new(ErrorKind::Damaged, "storage/unchanged", text))
     }
 
     /// Length in bytes.
@@ -114,19 +210,41 @@ impl OpenFile {
 
     /// Fills `into` from `offset`, or says why not.
     pub(crate) fn read(&self, meter: &Meter, offset: u64, into: &mut [u8]) -> Result<()> {
+        self.read_by(Way::Cached, meter, offset, into)
+    }
+
+    /// The same by one way; tried once more where the drive fails.
+    pub(crate) fn read_by(
+        &self,
+        way: Way,
+        meter: &Meter,
+        offset: u64,
+        into: &mut [u8],
+    ) -> Result<()> {
         let asked = into.len() as u64;
         let early = |got| Err(ends_early(&self.path.display().to_string(), offset, asked, got));
         match &self.body {
-            Body::Disk(file) => {
-                let mut got = 0;
+            Body::Disk(cached) => {
+                let direct = self.direct.as_ref().filter(|_| way == Way::Direct);
+                let file = direct.unwrap_or(cached);
+                let (mut got, mut tried) = (0, false);
                 while got < into.len() {
                     let at = offset.saturating_add(got as u64);
                     let rest = &mut into[got..];
                     match meter.read.run(|| file.read_at(rest, at)) {
                         Ok(0) => return early(got as u64),
-                        Ok(moved) => got += moved,
+                        Ok(moved) => {
+                            got += moved;
+                            if direct.is_some() {
+                                meter.direct_bytes.fetch_add(moved as u64, Relaxed);
+                            }
+                        }
                         Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                        Err(error) => return Err(at_path("storage/read", &self.path, &error)),
+                        Err(_) if !tried => {
+                            tried = true;
+                            meter.retries.fetch_add(1, Relaxed);
+                        }
+                        Err(error) => return Err(failed_twice(&self.path, at, &error)),
                     }
                 }
                 Ok(())
@@ -211,6 +329,21 @@ impl OpenFile {
             _ => Err(read_only(operation, &self.path.display().to_string())),
         }
     }
+}
+
+/// Opens a file without the page cache, and reads a block: some file systems accept the one and
+/// refuse the other.
+fn open_direct(path: &Path) -> io::Result<File> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let block = DIRECT_ALIGN as usize;
+    let mut room = vec![0; 2 * block];
+    let skip = room.as_ptr().align_offset(block);
+    let aligned = room.get_mut(skip..skip.saturating_add(block));
+    let aligned = aligned.ok_or_else(|| io::Error::other("no aligned memory"))?;
+    file.read_at(aligned, 0)?;
+    Ok(file)
 }
 
 /// Files by id. Ids are never used twice.

@@ -1,7 +1,9 @@
 //! How bytes move between memory and disk. Host side only: a plugin reaches it through
 //! [`RootHost`], the engine through [`Storage`]. No plugin links this crate.
 //!
-//! - [`Storage`] is the promise; [`PreadPool`] keeps it with threads that sleep in the kernel.
+//! - [`Storage`] is the promise; [`Service`] keeps it, by an io_uring or, where the kernel refuses
+//!   one, by threads that sleep in `pread`.
+//! - [`Fill`] is a read into memory that the service holds until the system is done with it.
 //! - [`RootHost`] gives one plugin one directory, and can be taken away from it.
 //! - [`Budget`] is memory as an object with named holders; [`Region`] is memory that is lent in
 //!   pieces.
@@ -15,18 +17,20 @@ pub mod double;
 mod fault;
 mod files;
 mod fill;
+mod front;
 mod lock;
 mod meter;
-mod pool;
+mod pace;
 mod region;
+mod ring;
 mod root;
 mod service;
 mod worker;
 
 pub use budget::Budget;
 pub use fill::{Fill, FillTicket, Filling, Priority};
+pub use front::{PathChoice, Service, ServiceSpec};
 pub use lock::{RootLock, remove_tree, tree_bytes};
-pub use pool::PreadPool;
 pub use region::{Lease, Region};
 pub use root::{HostSink, NoSink, RootHost};
 pub use service::{Counters, FileFacts, OpenHow, Storage};

@@ -27,16 +27,16 @@ pub(crate) struct Flow {
     busy: Mutex<Union>,
 }
 impl Flow {
-    /// Runs one operation that answers how many bytes moved.
-    pub(crate) fn run<E>(&self, operation: impl FnOnce() -> Result<usize, E>) -> Result<usize, E> {
-        {
-            let mut busy = lock(&self.busy);
-            busy.running += 1;
-            if busy.running == 1 {
-                busy.since = Some(Instant::now());
-            }
+    /// An operation is with the system from now on.
+    pub(crate) fn begin(&self) {
+        let mut busy = lock(&self.busy);
+        busy.running += 1;
+        if busy.running == 1 {
+            busy.since = Some(Instant::now());
         }
-        let moved = operation();
+    }
+    /// The system has answered it; `moved` bytes, or `None` for an error.
+    pub(crate) fn end(&self, moved: Option<usize>) {
         {
             let mut busy = lock(&self.busy);
             busy.running -= 1;
@@ -47,9 +47,13 @@ impl Flow {
             }
         }
         self.calls.fetch_add(1, Relaxed);
-        if let Ok(bytes) = &moved {
-            self.bytes.fetch_add(*bytes as u64, Relaxed);
-        }
+        self.bytes.fetch_add(moved.unwrap_or(0) as u64, Relaxed);
+    }
+    /// Runs one operation that answers how many bytes moved.
+    pub(crate) fn run<E>(&self, operation: impl FnOnce() -> Result<usize, E>) -> Result<usize, E> {
+        self.begin();
+        let moved = operation();
+        self.end(moved.as_ref().ok().copied());
         moved
     }
     fn time(&self) -> Duration {
@@ -65,6 +69,14 @@ pub(crate) struct Meter {
     pub(crate) write: Flow,
     pub(crate) syncs: AtomicU64,
     pub(crate) memory_bytes: AtomicU64,
+    pub(crate) direct_bytes: AtomicU64,
+    pub(crate) copied_bytes: AtomicU64,
+    pub(crate) registered_reads: AtomicU64,
+    pub(crate) retries: AtomicU64,
+    pub(crate) cancelled: AtomicU64,
+    /// Operations that the system has now.
+    pub(crate) depth: AtomicU64,
+    pub(crate) depth_peak: AtomicU64,
 }
 impl Meter {
     pub(crate) fn counters(&self) -> Counters {
@@ -77,7 +89,12 @@ impl Meter {
             read_time: self.read.time(),
             write_time: self.write.time(),
             memory_bytes: self.memory_bytes.load(Relaxed),
-            ..Counters::default()
+            direct_bytes: self.direct_bytes.load(Relaxed),
+            copied_bytes: self.copied_bytes.load(Relaxed),
+            registered_reads: self.registered_reads.load(Relaxed),
+            retries: self.retries.load(Relaxed),
+            cancelled: self.cancelled.load(Relaxed),
+            depth_peak: self.depth_peak.load(Relaxed),
         }
     }
 }

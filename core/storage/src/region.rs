@@ -35,6 +35,10 @@ impl Region {
     pub fn span(&self) -> HostSpan {
         HostSpan { address: self.map.as_mut_ptr().addr(), bytes: self.bytes as u64 }
     }
+    /// Its first byte; valid as long as the region lives.
+    pub(crate) fn as_mut_ptr(&self) -> *mut u8 {
+        self.map.as_mut_ptr()
+    }
     /// Length in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes

@@ -3,7 +3,7 @@
 
 use kvern_contract::{ErrorKind, FileId, FileRead, FileWrite};
 use kvern_storage::double::Random;
-use kvern_storage::{OpenHow, PreadPool, RootLock, Storage, remove_tree, tree_bytes};
+use kvern_storage::{OpenHow, RootLock, Service, Storage, remove_tree, tree_bytes};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn what_is_written_in_pieces_comes_back_with_and_without_a_deadline() {
         (0, Duration::MAX),
         (0, Duration::from_secs(60)),
     ] {
-        let pool = PreadPool::new(threads);
+        let pool = Service::pool(threads);
         let path = dir.path().join(format!("{threads}-{}", within == Duration::MAX));
         let file = pool.open(&path, OpenHow::Write).unwrap();
         // Longer than two pieces, and no multiple of anything.
@@ -63,7 +63,7 @@ fn a_file_that_ends_early_is_an_error_that_names_it_and_the_other_reads_succeed(
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("short");
     std::fs::write(&path, noise(1000, 3)).unwrap();
-    let pool = PreadPool::new(2);
+    let pool = Service::pool(2);
     for within in [Duration::MAX, Duration::from_secs(60)] {
         let file = pool.open(&path, OpenHow::Read).unwrap();
         let (mut a, mut b) = (vec![0; 100], vec![0; 100]);
@@ -82,7 +82,7 @@ fn a_file_that_ends_early_is_an_error_that_names_it_and_the_other_reads_succeed(
 
 #[test]
 fn memory_reads_like_a_file_and_counts_apart() {
-    let pool = PreadPool::new(1);
+    let pool = Service::pool(1);
     let file = pool.open_memory("model", b"0123456789").unwrap();
     assert_eq!(read(&*pool, file, 3, 4), b"3456");
     assert_eq!(pool.bytes(file).unwrap(), 10);
@@ -99,7 +99,7 @@ fn memory_reads_like_a_file_and_counts_apart() {
 #[test]
 fn a_missing_file_names_its_path_and_a_closed_id_is_unknown() {
     let dir = tempfile::tempdir().unwrap();
-    let pool = PreadPool::new(1);
+    let pool = Service::pool(1);
     let error = pool.open(&dir.path().join("none"), OpenHow::Read).unwrap_err();
     assert_eq!(error.kind, ErrorKind::NotFound);
     assert!(error.message.contains("/none: no such file"), "{}", error.message);
@@ -112,7 +112,7 @@ fn a_missing_file_names_its_path_and_a_closed_id_is_unknown() {
 #[test]
 fn a_file_to_write_gets_its_directories_for_the_owner_alone() {
     let dir = tempfile::tempdir().unwrap();
-    let pool = PreadPool::new(1);
+    let pool = Service::pool(1);
     let deep = dir.path().join("a/b");
     let file = pool.open(&deep.join("f"), OpenHow::Write).unwrap();
     pool.sync(&[file]).unwrap();
@@ -127,7 +127,7 @@ fn a_file_to_write_gets_its_directories_for_the_owner_alone() {
 #[test]
 fn publish_replaces_whole_files_and_leaves_nothing_beside_them() {
     let dir = tempfile::tempdir().unwrap();
-    let pool = PreadPool::new(1);
+    let pool = Service::pool(1);
     let path = dir.path().join("root/identity");
     pool.publish(&path, b"one").unwrap();
     pool.publish(&path, b"second").unwrap();
@@ -141,7 +141,7 @@ fn publish_replaces_whole_files_and_leaves_nothing_beside_them() {
 #[test]
 fn a_removed_file_stays_readable_through_its_id_and_truncate_cuts() {
     let dir = tempfile::tempdir().unwrap();
-    let pool = PreadPool::new(1);
+    let pool = Service::pool(1);
     let path = dir.path().join("f");
     let file = pool.open(&path, OpenHow::Write).unwrap();
     pool.write_batch(&[FileWrite { file, offset: 0, bytes: b"abcdef" }], Duration::MAX).unwrap();

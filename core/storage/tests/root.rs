@@ -3,7 +3,7 @@
 
 use kvern_contract::{ErrorKind, FileId, FileRead, FileWrite, Host, Open};
 use kvern_storage::double::{FaultPlan, Faults, MemoryStorage};
-use kvern_storage::{Budget, NoSink, PreadPool, RootHost, Storage};
+use kvern_storage::{Budget, NoSink, RootHost, Service, Storage};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -121,7 +121,7 @@ fn a_plugin_reserves_under_its_roots_name_and_gives_back_no_more_than_it_took() 
 fn the_list_is_sorted_and_hides_what_is_the_hosts() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("root");
-    let pool = PreadPool::new(1);
+    let pool = Service::pool(1);
     let host = RootHost::new(pool, root.clone(), Budget::new(None), Arc::new(NoSink));
     assert_eq!(host.list().unwrap(), vec![]);
     let _lock = kvern_storage::RootLock::take(&root).unwrap();

@@ -14,12 +14,9 @@ use kvern_contract::{DeviceBackend, KvStrategy, OffloadPolicy};
 use kvern_engine::{CacheFacts, Engine, EngineSpec, Facts, Flow, Request};
 use kvern_model::{Model, Sampler, Text};
 use kvern_report::Resources;
-use kvern_storage::PreadPool;
+use kvern_storage::{Service, ServiceSpec};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// Reads in flight: threads that sleep in the kernel.
-const STORAGE_THREADS: usize = 4;
 
 /// Everything that can be refused before weights are read.
 pub struct Prepared {
@@ -126,7 +123,7 @@ impl Prepared {
         ];
         let mut engine = Engine::load(EngineSpec {
             model: Arc::clone(&model),
-            storage: PreadPool::new(STORAGE_THREADS),
+            storage: Service::new(ServiceSpec::default()),
             device: plugins.device.plugin,
             device_options: plugins.device.options,
             kv: plugins.kv.plugin,

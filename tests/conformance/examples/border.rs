@@ -7,7 +7,7 @@ use kvern_abi::Plugin;
 use kvern_contract::{ComputeDtype, DeviceBackend, KvEncoding, Options, Result};
 use kvern_engine::{Engine, EngineSpec, Flow, Request};
 use kvern_model::{Model, Sampler, Sampling};
-use kvern_storage::PreadPool;
+use kvern_storage::Service;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ fn engine(model: &Path, dir: &Path, device: Box<dyn DeviceBackend>) -> Result<En
     };
     Engine::load(EngineSpec {
         model: Arc::new(Model::open(model)?),
-        storage: PreadPool::new(2),
+        storage: Service::pool(2),
         device,
         device_options: Options::new(),
         kv,

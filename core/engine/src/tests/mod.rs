@@ -17,7 +17,7 @@ use kvern_contract::{
 };
 use kvern_device_cpu::CpuDevice;
 use kvern_model::{Model, Sampler, Sampling};
-use kvern_storage::PreadPool;
+use kvern_storage::Service;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,7 +65,7 @@ impl Setup {
     pub(super) fn load(self) -> Result<Engine> {
         Engine::load(EngineSpec {
             model: Arc::new(Model::open(&self.model)?),
-            storage: PreadPool::new(2),
+            storage: Service::pool(2),
             device: Box::new(CpuDevice::default()),
             device_options: Options::new(),
             kv: self.kv,

@@ -1,51 +1,157 @@
-//! Storage by positional reads and writes on a few threads.
+//! The storage service: one queue in front, an io_uring or a few threads behind.
 #![allow(unsafe_code)]
 
 use crate::fault::{late, no_file};
-use crate::files::{self, FileTable, OpenFile};
-use crate::fill::{self, Fill, Filling, Priority};
-use crate::meter::Meter;
+use crate::files::{self, DIRECT_ALIGN, FileTable, OpenFile, Way};
+use crate::fill::{Fill, Filling, Priority};
+use crate::meter::{Meter, lock};
 use crate::region::Region;
+use crate::ring::Ring;
 use crate::service::{Counters, FileFacts, OpenHow, Storage};
-use crate::worker::{Piece, Queue, Task};
+use crate::worker::{Job, Piece, Queue, Task};
 use kvern_contract::{FileId, FileRead, FileWrite, Result};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-
-/// Most bytes of one operation: long enough for a drive's full rate, short enough to spread over
-/// the threads.
-const PIECE_BYTES: usize = 8 << 20;
 
 /// Most bytes of one read that goes through memory of its own.
 const OWNED_BYTES: usize = 1 << 20;
 
-/// Threads that sleep in `pread` and `pwrite`. A request is cut into pieces of at most 8 MiB, which
-/// all threads share; short answers of the kernel are completed in a loop.
+/// What moves the bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum PathChoice {
+    /// A ring; threads where the kernel refuses one.
+    #[default]
+    Auto,
+    /// As `Auto`: a run never fails for want of a ring, and says what ran.
+    Ring,
+    /// Threads that sleep in `pread` and `pwrite`.
+    Pool,
+}
+
+/// How a service works.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ServiceSpec {
+    /// What moves the bytes.
+    pub path: PathChoice,
+    /// Threads, where threads do.
+    pub threads: usize,
+    /// Most operations that the kernel has at once, where a ring does.
+    pub depth: usize,
+    /// Most bytes of one operation; a multiple of 4096.
+    pub piece_bytes: usize,
+    /// Most bytes a second whose reads begin; `None`: no limit.
+    pub bytes_per_second: Option<u64>,
+}
+impl Default for ServiceSpec {
+    fn default() -> Self {
+        let path = PathChoice::Auto;
+        ServiceSpec { path, threads: 8, depth: 16, piece_bytes: 512 << 10, bytes_per_second: None }
+    }
+}
+
+/// File I/O of a process. A request is cut into pieces, which wait in one queue by priority and are
+/// moved by a ring on one thread, or by threads; short answers of the kernel are completed.
 ///
 /// A call with a deadline moves bytes through memory of its own, so that an answer that comes late
 /// finds nobody to write to; one without reads and writes the caller's memory directly. An
-/// operation that never returns keeps its thread; the others go on. Dropping the pool lets idle
-/// threads go and waits for none.
-pub struct PreadPool {
+/// operation that never returns keeps its slot or thread; the others go on. Dropping the service
+/// waits for nothing: what the system still has is finished into memory that stays until then.
+pub struct Service {
     files: FileTable,
     meter: Arc<Meter>,
     queue: Arc<Queue>,
+    /// Regions to be registered, where a ring runs.
+    registered: Option<Arc<Mutex<Vec<Arc<Region>>>>>,
+    bell: Option<Arc<crate::ring::Bell>>,
+    refused: Option<String>,
     threads: usize,
+    piece_bytes: usize,
 }
-impl PreadPool {
-    /// Starts `threads` threads. Where the system refuses every one, calls run on their caller's
-    /// thread, and deadlines are seen only between pieces.
-    pub fn new(threads: usize) -> Arc<Self> {
-        let meter = Arc::new(Meter::default());
-        let queue = Arc::new(Queue::default());
-        let mut started = 0;
-        for index in 0..threads {
-            let (queue, meter) = (queue.clone(), meter.clone());
-            let named = std::thread::Builder::new().name(format!("kvern-io-{index}"));
-            started += usize::from(named.spawn(move || queue.work(&meter)).is_ok());
+impl Service {
+    /// Starts the ring's thread, or `spec.threads` threads. Where the system refuses every one,
+    /// calls run on their caller's thread, and deadlines are seen only between pieces.
+    pub fn new(spec: ServiceSpec) -> Arc<Self> {
+        let align = DIRECT_ALIGN as usize;
+        let mut service = Service {
+            files: FileTable::new(),
+            meter: Arc::new(Meter::default()),
+            queue: Arc::new(Queue::new(spec.bytes_per_second)),
+            registered: None,
+            bell: None,
+            refused: None,
+            threads: 0,
+            piece_bytes: spec.piece_bytes.clamp(align, 1 << 30) / align * align,
+        };
+        if spec.path == PathChoice::Pool || !service.start_ring(spec.depth) {
+            service.start_threads(spec.threads);
         }
-        Arc::new(PreadPool { files: FileTable::new(), meter, queue, threads: started })
+        Arc::new(service)
+    }
+
+    /// Threads alone, as `spec.path` Pool.
+    pub fn pool(threads: usize) -> Arc<Self> {
+        Service::new(ServiceSpec { path: PathChoice::Pool, threads, ..ServiceSpec::default() })
+    }
+
+    /// Why no ring runs, where the kernel refused one.
+    pub fn path_reason(&self) -> Option<&str> {
+        self.refused.as_deref()
+    }
+
+    fn start_ring(&mut self, depth: usize) -> bool {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let made = Ring::new(depth, self.queue.clone(), self.meter.clone(), asked.clone());
+        let started = made.and_then(|(ring, bell)| {
+            let named = std::thread::Builder::new().name("kvern-io".into());
+            named.spawn(move || ring.run()).map(|_| bell)
+        });
+        match started {
+            Ok(bell) => {
+                let rope = bell.clone();
+                self.queue.tell(move || rope.ring());
+                (self.registered, self.bell) = (Some(asked), Some(bell));
+                true
+            }
+            Err(error) => {
+                self.refused = Some(format!("io_uring refused: {error}"));
+                false
+            }
+        }
+    }
+
+    fn start_threads(&mut self, threads: usize) {
+        for index in 0..threads {
+            let (queue, meter) = (self.queue.clone(), self.meter.clone());
+            let named = std::thread::Builder::new().name(format!("kvern-io-{index}"));
+            self.threads += usize::from(named.spawn(move || queue.work(&meter)).is_ok());
+        }
+    }
+
+    /// Whether calls run on their caller's thread.
+    fn is_alone(&self) -> bool {
+        self.threads == 0 && self.bell.is_none()
+    }
+
+    /// Where a read is cut, and by which way each piece comes: what is aligned round the page
+    /// cache, at most a block at each end through it.
+    fn cuts_of(&self, file: &OpenFile, offset: u64, address: usize, bytes: usize) -> Cuts {
+        let whole = |from: usize, to: usize, way| {
+            let part = move |(at, bytes)| (from + at, bytes, way);
+            cuts(to - from, self.piece_bytes).map(part).collect::<Vec<_>>()
+        };
+        let align = DIRECT_ALIGN;
+        let congruent = offset % align == address as u64 % align;
+        if !(file.facts().direct && congruent) {
+            return whole(0, bytes, Way::Cached);
+        }
+        let head = (offset.next_multiple_of(align) - offset).min(bytes as u64) as usize;
+        let end = offset.saturating_add(bytes as u64);
+        let tail = ((end / align * align).saturating_sub(offset) as usize).clamp(head, bytes);
+        let mut out = whole(0, head, Way::Cached);
+        out.extend(whole(head, tail, Way::Direct));
+        out.extend(whole(tail, bytes, Way::Cached));
+        out
     }
 
     fn file(&self, operation: &str, id: FileId) -> Result<Arc<OpenFile>> {
@@ -68,23 +174,24 @@ impl PreadPool {
                 read.done = file.read(&self.meter, read.offset, read.into);
                 continue;
             }
-            let mut at = 0;
-            for part in read.into.chunks_mut(PIECE_BYTES) {
+            let address = read.into.as_ptr().addr();
+            let mut rest = &mut read.into[..];
+            for (at, bytes, way) in self.cuts_of(&file, read.offset, address, rest.len()) {
                 let offset = read.offset.saturating_add(at as u64);
-                let bytes = part.len();
+                let (part, after) = rest.split_at_mut(bytes);
+                rest = after;
                 // SAFETY: this function returns only after every piece has answered, and touches no
                 // `into` before.
                 let task = unsafe { Task::read_lent(part) };
-                pieces.push(Piece { file: file.clone(), offset, request, at, task });
-                at += bytes;
+                pieces.push(Piece { file: file.clone(), way, offset, request, at, task });
             }
         }
         // One piece is not worth a wake-up of another thread.
         if let [piece] = pieces.as_slice() {
-            let (request, file) = (piece.request, piece.file.clone());
+            let (request, file, way) = (piece.request, piece.file.clone(), piece.way);
             drop(pieces);
             let read = &mut reads[request];
-            read.done = file.read(&self.meter, read.offset, read.into);
+            read.done = file.read_by(way, &self.meter, read.offset, read.into);
             return;
         }
         let batch = self.start(pieces);
@@ -111,8 +218,8 @@ impl PreadPool {
                 Ok(file) => {
                     for (at, bytes) in cuts(read.into.len(), OWNED_BYTES) {
                         let offset = read.offset.saturating_add(at as u64);
-                        let task = Task::ReadOwned { bytes };
-                        pieces.push(Piece { file: file.clone(), offset, request, at, task });
+                        let (way, task) = (Way::Cached, Task::ReadOwned { bytes });
+                        pieces.push(Piece { file: file.clone(), way, offset, request, at, task });
                         left[request] += 1;
                     }
                 }
@@ -143,12 +250,15 @@ impl PreadPool {
 
     fn start(&self, pieces: Vec<Piece>) -> Arc<crate::worker::Batch> {
         let batch = self.queue.submit(pieces);
-        if self.threads == 0 {
+        if self.is_alone() {
             self.queue.drain(&self.meter);
         }
         batch
     }
 }
+
+/// Start, length and way of each piece of a read.
+type Cuts = Vec<(usize, usize, Way)>;
 
 /// Start and length of each piece of a request.
 fn cuts(bytes: usize, piece: usize) -> impl Iterator<Item = (usize, usize)> {
@@ -160,7 +270,7 @@ fn end_of(within: Duration) -> Option<Instant> {
     if within == Duration::MAX { None } else { Instant::now().checked_add(within) }
 }
 
-impl Storage for PreadPool {
+impl Storage for Service {
     fn open(&self, path: &Path, how: OpenHow) -> Result<FileId> {
         Ok(self.files.add(OpenFile::open(path, how)?))
     }
@@ -174,15 +284,42 @@ impl Storage for PreadPool {
         self.file("storage/bytes", file)?.bytes()
     }
     fn facts(&self, file: FileId) -> Result<FileFacts> {
-        self.bytes(file)?;
-        Ok(FileFacts { align: 1, ..FileFacts::default() })
+        Ok(self.file("storage/facts", file)?.facts())
     }
     fn unchanged(&self, file: FileId) -> Result<()> {
-        self.bytes(file).map(|_| ())
+        self.file("storage/unchanged", file)?.unchanged()
     }
-    fn register(&self, _: &Arc<Region>) {}
-    fn fill(&self, fills: Vec<Fill>, _: Priority) -> Filling {
-        fill::at_once(self, fills)
+    fn register(&self, region: &Arc<Region>) {
+        if let (Some(asked), Some(bell)) = (&self.registered, &self.bell) {
+            lock(asked).push(region.clone());
+            bell.ring();
+        }
+    }
+    fn fill(&self, fills: Vec<Fill>, priority: Priority) -> Filling {
+        let (filling, tickets) = Filling::new(fills.len());
+        let mut pieces = Vec::new();
+        for (ticket, fill) in tickets.into_iter().zip(fills) {
+            let Fill { file, offset, mut into } = fill;
+            let file = match self.file("storage/read", file) {
+                Ok(file) => file,
+                Err(error) => {
+                    ticket.answer(Err(error));
+                    continue;
+                }
+            };
+            if file.is_memory() || into.is_empty() {
+                let done = file.read(&self.meter, offset, &mut into);
+                ticket.answer(done.map(|()| into));
+                continue;
+            }
+            let cuts = self.cuts_of(&file, offset, into.as_ptr().addr(), into.len());
+            pieces.extend(Job::start(into, ticket, &file, offset, &cuts));
+        }
+        self.queue.push(pieces, priority);
+        if self.is_alone() {
+            self.queue.drain(&self.meter);
+        }
+        filling
     }
     fn list(&self, dir: &Path) -> Result<Vec<(String, u64)>> {
         files::list(dir)
@@ -199,7 +336,7 @@ impl Storage for PreadPool {
         let mut pieces = Vec::new();
         for (request, write) in writes.iter().enumerate() {
             let file = self.file("storage/write", write.file)?;
-            for (at, bytes) in cuts(write.bytes.len(), PIECE_BYTES) {
+            for (at, bytes) in cuts(write.bytes.len(), self.piece_bytes) {
                 let part = &write.bytes[at..at + bytes];
                 let task = match until {
                     Some(_) => Task::WriteOwned(part.to_vec()),
@@ -208,7 +345,8 @@ impl Storage for PreadPool {
                     None => unsafe { Task::write_shown(part) },
                 };
                 let offset = write.offset.saturating_add(at as u64);
-                pieces.push(Piece { file: file.clone(), offset, request, at, task });
+                let way = Way::Cached;
+                pieces.push(Piece { file: file.clone(), way, offset, request, at, task });
             }
         }
         if let (None, [piece]) = (until, pieces.as_slice()) {
@@ -246,10 +384,14 @@ impl Storage for PreadPool {
         self.meter.counters()
     }
     fn path_kind(&self) -> &'static str {
-        if self.threads == 0 { "pread" } else { "pread-pool" }
+        match (&self.bell, self.threads) {
+            (Some(_), _) => "io_uring",
+            (None, 0) => "pread",
+            (None, _) => "pread-pool",
+        }
     }
 }
-impl Drop for PreadPool {
+impl Drop for Service {
     fn drop(&mut self) {
         self.queue.stop();
     }
@@ -264,7 +406,7 @@ mod tests {
 
     /// Reads from a stuck file until a worker is truly inside the operation; what the last call
     /// left.
-    fn read_stuck(pool: &PreadPool, gate: &Arc<Gate>) -> Vec<u8> {
+    fn read_stuck(pool: &Service, gate: &Arc<Gate>) -> Vec<u8> {
         let file = pool.files.add(OpenFile::stuck(gate.clone()));
         let mut buffer = vec![0x11; 4096];
         while gate.entered.load(Relaxed) == 0 {
@@ -278,7 +420,7 @@ mod tests {
 
     #[test]
     fn a_read_that_never_completes_times_out_and_never_touches_the_buffer() {
-        let pool = PreadPool::new(2);
+        let pool = Service::pool(2);
         let gate = Arc::new(Gate::default());
         let buffer = read_stuck(&pool, &gate);
         gate.open.store(true, Relaxed);
@@ -290,7 +432,7 @@ mod tests {
 
     #[test]
     fn a_read_of_nothing_in_another_file_leaves_a_lone_piece_its_file() {
-        let pool = PreadPool::new(2);
+        let pool = Service::pool(2);
         let dir = tempfile::tempdir().unwrap();
         let open = |name: &str, byte: u8| {
             std::fs::write(dir.path().join(name), [byte; 4096]).unwrap();
@@ -313,7 +455,7 @@ mod tests {
 
     #[test]
     fn a_stuck_thread_leaves_the_others_working() {
-        let pool = PreadPool::new(8);
+        let pool = Service::pool(8);
         let gate = Arc::new(Gate::default());
         read_stuck(&pool, &gate);
         let dir = tempfile::tempdir().unwrap();

@@ -1,0 +1,370 @@
+//! Moves pieces through one io_uring on one thread, which sleeps in the kernel until something
+//! completes or arrives.
+//!
+//! Every operation lives in a slot until the kernel has answered it: with the slot lives the memory
+//! (a piece's own, a caller's that waits, or a lease that the piece's job holds), so the kernel
+//! never writes to memory that somebody else has. A slot's number and generation are the
+//! operation's `user_data`: an answer is taken for its own operation or for none.
+#![allow(unsafe_code)]
+
+use crate::files::Way;
+use crate::meter::{Meter, lock};
+use crate::region::Region;
+use crate::worker::{Next, Owner, Piece, Queue, Task};
+use crate::{fault, files};
+use io_uring::{IoUring, opcode, types};
+use kvern_contract::Result;
+use std::io::{self, PipeReader, PipeWriter, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// `user_data` of the read that waits for the bell.
+const BELL: u64 = u64::MAX;
+
+/// Most regions that are registered at once, in pieces of at most [`ENTRY_BYTES`].
+const ENTRIES: u32 = 64;
+
+/// The kernel's limit on one registered buffer.
+const ENTRY_BYTES: usize = 1 << 30;
+
+/// Most bytes of one read that the kernel takes.
+const MOST: usize = 1 << 30;
+
+/// Wakes the ring's thread: a byte in a pipe, at most one at a time.
+pub(crate) struct Bell {
+    rung: AtomicBool,
+    rope: PipeWriter,
+}
+impl Bell {
+    pub(crate) fn ring(&self) {
+        if !self.rung.swap(true, Ordering::AcqRel) {
+            // The reader lives as long as its thread; once that has ended nobody needs waking.
+            let _ = (&self.rope).write_all(&[1]);
+        }
+    }
+}
+
+/// An operation that the kernel has.
+struct UnderWay {
+    piece: Piece,
+    owner: Owner,
+    /// Memory of a [`Task::ReadOwned`].
+    own: Vec<u8>,
+    /// Bytes that came or went before, by shorter answers than was asked for.
+    done: usize,
+    tried: bool,
+}
+impl UnderWay {
+    /// Where the rest of the bytes come from or go to.
+    fn rest(&mut self) -> (*mut u8, usize) {
+        let start = match &mut self.piece.task {
+            Task::ReadOwned { .. } => self.own.as_mut_ptr(),
+            Task::ReadLent(lent) | Task::ReadLeased(lent) => lent.address,
+            Task::WriteOwned(bytes) => bytes.as_mut_ptr(),
+            Task::WriteShown(shown) => shown.address.cast_mut(),
+        };
+        // SAFETY: `done` is at most the piece's length, which is its memory's.
+        (unsafe { start.add(self.done) }, self.piece.bytes() - self.done)
+    }
+}
+
+#[derive(Default)]
+struct Slot {
+    generation: u32,
+    holds: Option<UnderWay>,
+}
+
+/// Memory that the kernel has pinned. It stays mapped as long as the ring has it.
+struct Registered {
+    region: Arc<Region>,
+    /// Its first entry in the kernel's table.
+    entry: u32,
+}
+
+/// The ring and what it has under way.
+pub(crate) struct Ring {
+    // Dropped first: the kernel forgets the registered memory before that is unmapped.
+    ring: IoUring,
+    queue: Arc<Queue>,
+    meter: Arc<Meter>,
+    bell: Arc<Bell>,
+    heard: PipeReader,
+    byte: Box<[u8; 1]>,
+    listening: bool,
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+    /// Regions that wait to be registered.
+    asked: Arc<Mutex<Vec<Arc<Region>>>>,
+    registered: Vec<Registered>,
+    entries: Option<u32>,
+}
+
+impl Ring {
+    /// Sets up a ring of at most `depth` operations and tries it. *Errors*: the kernel's refusal.
+    pub(crate) fn new(
+        depth: usize,
+        queue: Arc<Queue>,
+        meter: Arc<Meter>,
+        asked: Arc<Mutex<Vec<Arc<Region>>>>,
+    ) -> io::Result<(Ring, Arc<Bell>)> {
+        let depth = depth.clamp(1, 1024);
+        let mut ring = IoUring::new((depth as u32 + 2).next_power_of_two())?;
+        let nop = opcode::Nop::new().build().user_data(BELL);
+        // SAFETY: a NOP has no memory.
+        unsafe { ring.submission().push(&nop) }.map_err(io::Error::other)?;
+        ring.submit_and_wait(1)?;
+        ring.completion().for_each(drop);
+        let mut probe = io_uring::Probe::new();
+        ring.submitter().register_probe(&mut probe)?;
+        if !(probe.is_supported(opcode::Read::CODE) && probe.is_supported(opcode::Write::CODE)) {
+            return Err(io::Error::other("this kernel's ring has no plain reads"));
+        }
+        // Registered memory is a convenience: without it every read pins its own.
+        let entries = ring.submitter().register_buffers_sparse(ENTRIES).ok().map(|()| 0);
+        let (heard, rope) = io::pipe()?;
+        let bell = Arc::new(Bell { rung: AtomicBool::new(false), rope });
+        let ring = Ring {
+            ring,
+            queue,
+            meter,
+            bell: bell.clone(),
+            heard,
+            byte: Box::new([0]),
+            listening: false,
+            slots: std::iter::repeat_with(Slot::default).take(depth).collect(),
+            free: (0..depth).collect(),
+            asked,
+            registered: Vec::new(),
+            entries,
+        };
+        Ok((ring, bell))
+    }
+
+    /// Moves pieces until the queue is stopped and the kernel has answered everything.
+    pub(crate) fn run(mut self) {
+        let mut answers = Vec::new();
+        loop {
+            self.register();
+            let stopped = self.take();
+            let under_way = self.slots.len() - self.free.len();
+            if stopped && under_way == 0 {
+                // What listens for the bell reads into memory that this drops: end it first.
+                self.bell.ring();
+                while self.listening && self.ring.submit_and_wait(1).is_ok() {
+                    self.listening = !self.ring.completion().any(|c| c.user_data() == BELL);
+                }
+                if self.listening {
+                    std::mem::forget(self);
+                }
+                return;
+            }
+            self.listen();
+            if self.ring.submit_and_wait(1).is_err() {
+                // Interrupted, or the kernel is short of something for now: what was asked stays
+                // asked.
+                std::thread::yield_now();
+            }
+            answers.extend(self.ring.completion().map(|c| (c.user_data(), c.result())));
+            for (tag, result) in answers.drain(..) {
+                match tag {
+                    BELL => {
+                        self.listening = false;
+                        self.bell.rung.store(false, Ordering::Release);
+                    }
+                    tag => self.answered(tag, result),
+                }
+            }
+        }
+    }
+
+    /// Starts what waits, as far as there are slots; whether nothing will come any more.
+    fn take(&mut self) -> bool {
+        while let Some(&slot) = self.free.last() {
+            match self.queue.look(&self.meter) {
+                Next::Empty => return false,
+                Next::Stopped => return true,
+                Next::Work(piece, owner) => {
+                    let Some(_) = piece.file.descriptor(piece.way) else {
+                        // No drive takes part: nothing to wait for.
+                        self.queue.move_now(piece, owner, &self.meter);
+                        continue;
+                    };
+                    self.free.pop();
+                    owner.began(&piece);
+                    let own = match piece.task {
+                        Task::ReadOwned { bytes } => self.queue.memory(bytes),
+                        _ => Vec::new(),
+                    };
+                    let held = UnderWay { piece, owner, own, done: 0, tried: false };
+                    self.slots[slot].holds = Some(held);
+                    let depth = (self.slots.len() - self.free.len()) as u64;
+                    self.meter.depth_peak.fetch_max(depth, Ordering::Relaxed);
+                    self.submit(slot);
+                }
+            }
+        }
+        false
+    }
+
+    /// Gives the kernel a slot's operation, or the rest of it.
+    fn submit(&mut self, slot: usize) {
+        let generation = self.slots[slot].generation;
+        let Some(held) = &mut self.slots[slot].holds else { return };
+        let (address, left) = held.rest();
+        let bytes = left.min(MOST);
+        let offset = held.piece.offset.saturating_add(held.done as u64);
+        // A rest that is not aligned any more comes through the page cache.
+        let whole = |n: u64| n.is_multiple_of(files::DIRECT_ALIGN);
+        if !(whole(offset) && whole(bytes as u64)) {
+            held.piece.way = Way::Cached;
+        }
+        let descriptor: RawFd = held.piece.file.descriptor(held.piece.way).unwrap_or(-1);
+        let (file, length) = (types::Fd(descriptor), bytes as u32);
+        let reads = held.piece.reads();
+        let entry = match reads {
+            true => entry_of(&self.registered, address, bytes),
+            false => None,
+        };
+        let operation = match (reads, entry) {
+            (true, Some(entry)) => {
+                self.meter.registered_reads.fetch_add(1, Ordering::Relaxed);
+                opcode::ReadFixed::new(file, address, length, entry).offset(offset).build()
+            }
+            (true, None) => opcode::Read::new(file, address, length).offset(offset).build(),
+            (false, _) => opcode::Write::new(file, address, length).offset(offset).build(),
+        };
+        self.flow(slot, |flow| flow.begin());
+        let tag = (u64::from(generation) << 32) | slot as u64;
+        self.push(&operation.user_data(tag));
+    }
+
+    fn flow(&self, slot: usize, tell: impl FnOnce(&crate::meter::Flow)) {
+        let reads = self.slots[slot].holds.as_ref().is_none_or(|held| held.piece.reads());
+        tell(if reads { &self.meter.read } else { &self.meter.write });
+    }
+
+    /// Puts an operation on the submission queue; full, that is handed to the kernel first.
+    fn push(&mut self, operation: &io_uring::squeue::Entry) {
+        loop {
+            // SAFETY: the memory of a slot's operation lives in the slot, in the job of its lease
+            // or with a caller that waits, until `answered`; that of the bell in `self.byte`, until
+            // `run` returns. The descriptor lives in the piece's file.
+            if unsafe { self.ring.submission().push(operation) }.is_ok() {
+                return;
+            }
+            let _busy = self.ring.submit();
+        }
+    }
+
+    fn listen(&mut self) {
+        if !self.listening {
+            let file = types::Fd(self.heard.as_raw_fd());
+            let read = opcode::Read::new(file, self.byte.as_mut_ptr(), 1).build().user_data(BELL);
+            self.push(&read);
+            self.listening = true;
+        }
+    }
+
+    /// The kernel answered an operation: on with its rest, once more, or done.
+    fn answered(&mut self, tag: u64, result: i32) {
+        let (slot, generation) = (tag as u32 as usize, (tag >> 32) as u32);
+        if self.slots.get(slot).is_none_or(|s| s.generation != generation || s.holds.is_none()) {
+            return;
+        }
+        let moved = usize::try_from(result).ok();
+        self.flow(slot, |flow| flow.end(moved));
+        let Some(held) = &mut self.slots[slot].holds else { return };
+        let reads = held.piece.reads();
+        let at = held.piece.offset.saturating_add(held.done as u64);
+        let path = held.piece.file.path();
+        let error = || io::Error::from_raw_os_error(-result);
+        let done: Result<()> = match moved {
+            Some(0) if held.piece.bytes() > held.done => {
+                let (asked, got) = (held.piece.bytes() as u64, held.done as u64);
+                match reads {
+                    true => {
+                        let path = path.display().to_string();
+                        Err(fault::ends_early(&path, held.piece.offset, asked, got))
+                    }
+                    false => {
+                        let error = io::Error::from(io::ErrorKind::WriteZero);
+                        Err(fault::at_path("storage/write", path, &error))
+                    }
+                }
+            }
+            Some(moved) => {
+                held.done += moved;
+                if reads && held.piece.way == Way::Direct {
+                    self.meter.direct_bytes.fetch_add(moved as u64, Ordering::Relaxed);
+                }
+                if held.done < held.piece.bytes() {
+                    return self.submit(slot);
+                }
+                Ok(())
+            }
+            None if matches!(
+                error().kind(),
+                io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+            ) =>
+            {
+                return self.submit(slot);
+            }
+            None if reads && !held.tried => {
+                held.tried = true;
+                self.meter.retries.fetch_add(1, Ordering::Relaxed);
+                return self.submit(slot);
+            }
+            None if reads => Err(fault::failed_twice(path, at, &error())),
+            None => Err(fault::at_path("storage/write", path, &error())),
+        };
+        let Some(held) = self.slots[slot].holds.take() else { return };
+        self.slots[slot].generation = generation.wrapping_add(1);
+        self.free.push(slot);
+        let UnderWay { piece, owner, own, .. } = held;
+        let own = matches!(piece.task, Task::ReadOwned { .. }).then_some(own);
+        if let (Some(own), Ok(())) = (&own, &done) {
+            self.meter.copied_bytes.fetch_add(own.len() as u64, Ordering::Relaxed);
+        }
+        owner.answer(piece.offset, done.map(|()| own));
+    }
+
+    /// Pins memory that was asked for, as far as the kernel allows.
+    fn register(&mut self) {
+        for region in std::mem::take(&mut *lock(&self.asked)) {
+            let Some(first) = self.entries else { continue };
+            let span = region.span();
+            let bytes = span.bytes as usize;
+            let count = bytes.div_ceil(ENTRY_BYTES) as u32;
+            if count == 0 || first + count > ENTRIES {
+                continue;
+            }
+            let start = region.as_mut_ptr();
+            let part = |index: u32| {
+                let at = index as usize * ENTRY_BYTES;
+                // SAFETY: `at` is below the region's length.
+                let iov_base = unsafe { start.add(at) }.cast();
+                libc::iovec { iov_base, iov_len: ENTRY_BYTES.min(bytes - at) }
+            };
+            let parts: Vec<libc::iovec> = (0..count).map(part).collect();
+            // SAFETY: the region stays mapped: `registered` holds it until the ring is gone.
+            let pinned =
+                unsafe { self.ring.submitter().register_buffers_update(first, &parts, None) };
+            if pinned.is_ok() {
+                self.entries = Some(first + count);
+                self.registered.push(Registered { region, entry: first });
+            }
+        }
+    }
+}
+
+/// The kernel's entry for a range of registered memory.
+fn entry_of(registered: &[Registered], address: *mut u8, bytes: usize) -> Option<u16> {
+    registered.iter().find_map(|r| {
+        let span = r.region.span();
+        let at = address.addr().checked_sub(span.address)?;
+        let inside = at + bytes <= span.bytes as usize;
+        let (first, last) = (at / ENTRY_BYTES, (at + bytes).saturating_sub(1) / ENTRY_BYTES);
+        (inside && first == last).then_some(r.entry as u16 + first as u16)
+    })
+}
