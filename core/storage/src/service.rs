@@ -94,10 +94,11 @@ pub trait Storage: Send + Sync {
     /// Io.
     fn list(&self, dir: &Path) -> Result<Vec<(String, u64)>>;
     /// Reads all, in any order, many in flight, as [`Priority::Urgent`]; blocks until all are done
-    /// or `within` has passed. Sets every `done`; answers the first error among them. A buffer whose
-    /// `done` is an error holds no promise, and is not written after the call returned. *Errors* NotFound (no such
-    /// id), Damaged (the file ends before the request does: file, offset, asked and got are named,
-    /// no zeros are made up), Io, Timeout. `Duration::MAX` waits for ever and spares a copy.
+    /// or `within` has passed. Sets every `done`; answers the first error among them. A buffer
+    /// whose `done` is an error holds no promise, and is not written after the call returned.
+    /// *Errors* NotFound (no such id), Damaged (the file ends before the request does: file,
+    /// offset, asked and got are named, no zeros are made up), Io, Timeout. `Duration::MAX` waits
+    /// for ever and spares a copy.
     fn read_batch(&self, reads: &mut [FileRead<'_>], within: Duration) -> Result<()>;
     /// Writes all; past the end it extends the file. Until a `sync`, a power cut leaves any sectors
     /// of them. *Errors* NotFound, Invalid (opened to read), OutOfSpace, Io, Timeout: any part may
