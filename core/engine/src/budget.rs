@@ -40,11 +40,20 @@ pub(crate) struct Fixed {
 }
 
 /// Bytes of the tables of any step.
-pub(crate) fn table_bytes(family: &dyn Family, rows: u32, context_tokens: u64) -> u64 {
+pub(crate) fn table_bytes(
+    family: &dyn Family,
+    rows: u32,
+    sessions: u32,
+    context_tokens: u64,
+) -> u64 {
     let plan = family.plan();
-    let pages = context_tokens.div_ceil(u64::from(PAGE_TOKENS));
-    let half = plan.inverse_frequencies.len() as u64;
-    io::bytes_of(u64::from(rows), plan.layers.len() as u64, pages, half)
+    io::bytes_of(io::Size {
+        rows: u64::from(rows),
+        layers: plan.layers.len() as u64,
+        sessions: u64::from(sessions),
+        pages: context_tokens.div_ceil(u64::from(PAGE_TOKENS)),
+        rotary_half: plan.inverse_frequencies.len() as u64,
+    })
 }
 
 /// What a model takes whatever is chosen.
@@ -52,6 +61,7 @@ pub(crate) fn fixed(
     family: &dyn Family,
     files: &Files,
     rows: u32,
+    sessions: u32,
     context_tokens: u64,
     workspace: u64,
 ) -> Fixed {
@@ -61,9 +71,9 @@ pub(crate) fn fixed(
     let bytes = |u: &UnitPlan| unit_bytes(&u.matrices, &files.stored);
     let layers = plan.units.iter().filter(|u| u.layer.is_some());
     Fixed {
-        activations: scratch::bytes_of(plan, u64::from(rows), 0),
+        activations: scratch::bytes_of(plan, scratch::Size { rows, dense: 0, sessions }),
         dense_row: scratch::dense_row_bytes(plan),
-        tables: table_bytes(family, rows, context_tokens),
+        tables: table_bytes(family, rows, sessions, context_tokens),
         vectors: files.vector_bytes(),
         embedding_rows: row_bytes * u64::from(rows),
         workspace,

@@ -35,6 +35,8 @@ pub struct Engine {
     pub(crate) context_tokens: u64,
     pub(crate) rows_most: u32,
     pub(crate) mlp_chunks: MlpChunks,
+    /// Sessions of a batch at most.
+    pub(crate) sessions: u32,
     /// How long a plugin may do nothing while it is waited for.
     pub(crate) deadline: Duration,
     pub(crate) description: KvDescription,

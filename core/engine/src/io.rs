@@ -1,6 +1,6 @@
 //! What the host tells the device in buffers: ids, rope tables, write targets, spans, page tables.
-//! Parts of one region. A step appends its tables and never writes over what it has handed over, so
-//! that a list of ops may run while the next one's tables are made.
+//! Parts of one region. A step's inputs stay for as long as it runs; its other tables stay until the
+//! list of ops that reads them has run.
 
 use crate::weights::import;
 use kvern_contract::{
@@ -19,6 +19,8 @@ pub(crate) struct Io {
     /// Bytes of this step that are not handed over yet, and where they go.
     bytes: Vec<u8>,
     start: usize,
+    /// Where the step's inputs end.
+    inputs: usize,
     inverse_frequencies: Vec<f32>,
 }
 
@@ -34,14 +36,27 @@ pub(crate) struct Inputs {
     pub sin: Slice,
 }
 
+/// How large the tables of a step can be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size {
+    pub rows: u64,
+    pub layers: u64,
+    /// Sequences of a batch.
+    pub sessions: u64,
+    /// Pages of a layer that one sequence has.
+    pub pages: u64,
+    /// Values of a row of cosines.
+    pub rotary_half: u64,
+}
+
 /// Bytes that the tables of any step take.
-pub(crate) fn bytes_of(rows: u64, layers: u64, pages: u64, rotary_half: u64) -> u64 {
-    let inputs = rows * (4 + 4 + 4 + 8 * rotary_half) + 6 * ALIGN as u64;
-    let entry = size_of::<PageEntry>() as u64;
-    let span = (size_of::<SpanEntry>() + ALIGN) as u64;
-    // At worst each page is a segment of its own.
-    let layer = rows * size_of::<RowWrite>() as u64 + (pages + 1) * (entry + 2 * span);
-    inputs + layers * (layer + 4 * ALIGN as u64)
+pub(crate) fn bytes_of(size: Size) -> u64 {
+    let inputs = size.rows * (4 + 4 + 4 + 8 * size.rotary_half) + 6 * ALIGN as u64;
+    let entries = size.sessions * size.pages * size_of::<PageEntry>() as u64;
+    let spans = size.sessions * size_of::<SpanEntry>() as u64;
+    // A list ends with each part of a history that is loaded: at most two parts are on one.
+    let layer = size.rows * size_of::<RowWrite>() as u64 + entries + 2 * spans;
+    inputs + size.layers * (layer + 5 * ALIGN as u64)
 }
 
 impl Io {
@@ -54,7 +69,7 @@ impl Io {
         budget.reserve("step tables", bytes)?;
         let region = Region::new(bytes as usize)?;
         let at = Slice { buffer: import(device, &region)?, offset: 0 };
-        Ok(Io { region, at, bytes: Vec::new(), start: 0, inverse_frequencies })
+        Ok(Io { region, at, bytes: Vec::new(), start: 0, inputs: 0, inverse_frequencies })
     }
 
     /// Starts a step. *Caller*: no work is left that reads the last one's.
@@ -71,12 +86,14 @@ impl Io {
                 sin.push(s);
             }
         }
-        Ok(Inputs {
+        let inputs = Inputs {
             ids: self.words(ids)?,
             rows: self.words(&(0..ids.len() as u32).collect::<Vec<_>>())?,
             cos: self.words(&cos.iter().map(|x| x.to_bits()).collect::<Vec<_>>())?,
             sin: self.words(&sin.iter().map(|x| x.to_bits()).collect::<Vec<_>>())?,
-        })
+        };
+        self.inputs = self.align();
+        Ok(inputs)
     }
 
     /// u32 values.
@@ -132,6 +149,12 @@ impl Io {
             return Err(Error::new(ErrorKind::Internal, "engine/step", text));
         }
         Ok(Slice { buffer: self.at.buffer, offset: at as u64 })
+    }
+
+    /// Frees all tables but the inputs. *Caller*: has waited for every list that reads them, and
+    /// none that was put since is on a list.
+    pub(crate) fn free(&mut self) {
+        self.start = self.start.min(self.inputs);
     }
 
     /// Hands over what was put since the last time.

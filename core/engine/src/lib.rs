@@ -29,5 +29,5 @@ pub use engine::Engine;
 pub use events::Event;
 pub use spec::{
     CacheFacts, DENSE_CHUNK_ROWS, EngineSpec, Facts, Finish, Flow, LogLine, MlpChunks, Outcome,
-    PlacementFacts, Rates, Request,
+    PlacementFacts, Rates, Request, Said, Speculation,
 };

@@ -8,7 +8,7 @@ use crate::family::{self, Family, Places, Plan};
 use crate::io::Io;
 use crate::pager::Opening;
 use crate::placement::{self, Placed, Room};
-use crate::scratch::Activations;
+use crate::scratch::{Activations, Size};
 use crate::spec::EngineSpec;
 use crate::step;
 use crate::weights::{Files, Load, RowReader, Stored, Table, Weights, import, unit_bytes};
@@ -36,7 +36,8 @@ impl Engine {
         open_device(&mut spec, asked, &budget, &events)?;
         let ops = Ops { family: family.as_ref(), files: &files, opening: &opening, rows: asked };
         let workspace = ops.ask(spec.device.as_ref())?;
-        let fixed = fixed(family.as_ref(), &files, asked, context_tokens, workspace);
+        let sessions = opening.sessions;
+        let fixed = fixed(family.as_ref(), &files, asked, sessions, context_tokens, workspace);
         let division = divide(&spec, &fixed, &need, asked)?;
         budget.reserve("device workspace", workspace)?;
         opening.chunk_tokens = division.chunk;
@@ -60,9 +61,9 @@ impl Engine {
                 Some(RowReader::new(table, division.chunk, device, &budget)?)
             }
         };
-        let activations =
-            Activations::new(plan, (division.chunk, division.mlp.rows), device, &budget)?;
-        let bytes = table_bytes(family.as_ref(), division.chunk, context_tokens);
+        let size = Size { rows: division.chunk, dense: division.mlp.rows, sessions };
+        let activations = Activations::new(plan, size, device, &budget)?;
+        let bytes = table_bytes(family.as_ref(), division.chunk, sessions, context_tokens);
         let io = Io::new(bytes, plan.inverse_frequencies.clone(), device, &budget)?;
         let description = opening.description.clone();
         let (kept, ring) = (division.kept, division.ring);
@@ -85,6 +86,7 @@ impl Engine {
             context_tokens,
             rows_most: division.chunk,
             mlp_chunks: division.mlp,
+            sessions,
             deadline: spec.load_deadline,
             description,
             device_description,
@@ -165,9 +167,8 @@ fn opening(
         layers,
         hot: spec.kv_dtype,
         context_tokens,
-        chunk_tokens: spec
-            .prefill_chunk
-            .clamp(1, u32::try_from(context_tokens).unwrap_or(u32::MAX)),
+        chunk_tokens: rows_of_step(spec, context_tokens),
+        sessions: spec.sessions.max(1),
         identity,
         cache_dir: spec.cache_dir.clone(),
         deadline: spec.load_deadline,
@@ -177,6 +178,14 @@ fn opening(
         description,
         policy,
     })
+}
+
+/// Most rows of a step: a row for each session at least, and no more than they can hold together.
+fn rows_of_step(spec: &EngineSpec, context_tokens: u64) -> u32 {
+    let sessions = spec.sessions.max(1);
+    let most = context_tokens.saturating_mul(u64::from(sessions));
+    let most = u32::try_from(most).unwrap_or(u32::MAX);
+    spec.prefill_chunk.max(sessions).clamp(1, most.max(1))
 }
 
 /// Opens the device. *Errors* the device's.

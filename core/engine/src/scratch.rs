@@ -8,8 +8,22 @@ use std::sync::Arc;
 
 /// Most bytes of logits at once: rows come in waves of as many as fit.
 const LOGITS_BYTES: u64 = 4 << 20;
-/// At least so many rows in a wave.
+/// At least so many rows in a wave; with many sessions one for each, so that the head's weights
+/// are gone through once.
 const LOGITS_ROWS_LEAST: u64 = 4;
+/// At most.
+const LOGITS_ROWS_MOST: u64 = 64;
+
+/// How large a step can be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size {
+    /// Rows of a step.
+    pub rows: u32,
+    /// Of these, rows that a feed-forward block runs at once.
+    pub dense: u32,
+    /// Sequences of a batch.
+    pub sessions: u32,
+}
 
 /// Buffers of the largest step.
 pub(crate) struct Activations {
@@ -31,24 +45,25 @@ fn state_bytes(plan: &Plan, rows: u64) -> u64 {
     4 * rows * widest.unwrap_or(0)
 }
 
-fn logits_rows(plan: &Plan) -> u64 {
+fn logits_rows(plan: &Plan, sessions: u32) -> u64 {
     let fit = LOGITS_BYTES / (4 * u64::from(plan.vocabulary));
-    fit.clamp(LOGITS_ROWS_LEAST, 64)
+    let least = u64::from(sessions).clamp(LOGITS_ROWS_LEAST, LOGITS_ROWS_MOST / 2);
+    fit.clamp(least, LOGITS_ROWS_MOST)
 }
 
 /// Rows of each buffer: those of a step, or those of a chunk of a feed-forward block.
-fn rows_of(plan: &Plan, rows: u64, dense: u64) -> impl Iterator<Item = (u64, u32)> {
+fn rows_of(plan: &Plan, size: Size) -> impl Iterator<Item = (u64, u32)> {
+    let (rows, dense) = (u64::from(size.rows), u64::from(size.dense.min(size.rows)));
     let only_dense = |index| plan.dense.iter().any(|d| d.0 == index);
     let sized = move |(index, width)| (if only_dense(index) { dense } else { rows }, width);
     plan.scratch.iter().copied().enumerate().map(sized)
 }
 
-/// Bytes that all of this takes, for steps of `rows` rows whose feed-forward blocks run `dense` of
-/// them at once.
-pub(crate) fn bytes_of(plan: &Plan, rows: u64, dense: u64) -> u64 {
-    let sized = rows_of(plan, rows, dense.min(rows));
-    let activations: u64 = sized.map(|(rows, width)| 4 * rows * u64::from(width)).sum();
-    activations + state_bytes(plan, rows) + logits_rows(plan) * 4 * u64::from(plan.vocabulary)
+/// Bytes that all of this takes.
+pub(crate) fn bytes_of(plan: &Plan, size: Size) -> u64 {
+    let activations: u64 = rows_of(plan, size).map(|(rows, w)| 4 * rows * u64::from(w)).sum();
+    let logits = logits_rows(plan, size.sessions) * 4 * u64::from(plan.vocabulary);
+    activations + state_bytes(plan, u64::from(size.rows)) + logits
 }
 
 /// Bytes that each row of a feed-forward chunk takes.
@@ -59,12 +74,11 @@ pub(crate) fn dense_row_bytes(plan: &Plan) -> u64 {
 impl Activations {
     pub(crate) fn new(
         plan: &Plan,
-        (rows, dense): (u32, u32),
+        size: Size,
         device: &mut dyn DeviceBackend,
         budget: &Budget,
     ) -> Result<Self> {
-        let (rows, dense) = (u64::from(rows), u64::from(dense.min(rows)));
-        budget.reserve("activations", bytes_of(plan, rows, dense))?;
+        budget.reserve("activations", bytes_of(plan, size))?;
         let mut alloc = |bytes: u64| -> Result<Slice> {
             let buffer = device.alloc(bytes.max(64), Space::Device)?;
             if buffer == Buffer(0) {
@@ -74,11 +88,11 @@ impl Activations {
             }
             Ok(Slice { buffer, offset: 0 })
         };
-        let sized = rows_of(plan, rows, dense);
+        let sized = rows_of(plan, size);
         let slices =
             sized.map(|(rows, w)| alloc(4 * rows * u64::from(w))).collect::<Result<_>>()?;
-        let state = alloc(state_bytes(plan, rows))?;
-        let logits_rows = logits_rows(plan) as u32;
+        let state = alloc(state_bytes(plan, u64::from(size.rows)))?;
+        let logits_rows = logits_rows(plan, size.sessions) as u32;
         let bytes = logits_rows as usize * plan.vocabulary as usize * 4;
         let logits = Region::new(bytes)?;
         let logits_at = Slice { buffer: import(device, &logits)?, offset: 0 };

@@ -102,9 +102,12 @@ pub enum Flow {
     Go,
     /// End after this token.
     Stop,
+    /// End every request of the batch after this step.
+    StopAll,
 }
 
 /// One request on a session.
+#[derive(Clone)]
 pub struct Request<'a> {
     /// Ids that follow what the session holds.
     pub prompt: &'a [u32],
@@ -116,6 +119,15 @@ pub struct Request<'a> {
     pub ignore_eos: bool,
     /// Texts that end the answer; they are not part of it.
     pub stop: &'a [String],
+}
+
+/// What a batch says of one of its requests.
+#[derive(Debug)]
+pub enum Said<'a> {
+    /// Text that is certain; empty between the steps of its prefill.
+    Text(&'a str),
+    /// How it ended; nothing is said of it any more.
+    Ended(kvern_contract::Result<Outcome>),
 }
 
 /// Why an answer ended.
@@ -146,18 +158,31 @@ pub struct Outcome {
     pub prompt_tokens: u64,
     /// Of these, tokens whose KV was there before the request.
     pub reused_tokens: u64,
-    /// Time from the request to the end of prefill.
+    /// Time from the request to the end of prefill, waiting for a place in a batch included.
     pub prefill: Duration,
     /// Time of the whole request.
     pub total: Duration,
     /// Time to the first token; `None` if none came.
     pub first_token: Option<Duration>,
-    /// Time from each token to the next.
+    /// Time from each token to the next. Tokens that came in one step share its time equally.
     pub inter_token: Vec<Duration>,
     /// Most rows of a step of the prefill.
     pub chunk_tokens: u32,
     /// Steps of the prefill.
     pub chunk_count: u32,
+    /// What was guessed, and how much of it was right.
+    pub speculation: Speculation,
+}
+
+/// Tokens that were guessed and then verified, several in one step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Speculation {
+    /// Tokens that were guessed.
+    pub proposed: u64,
+    /// Of these, tokens that the model chose too.
+    pub accepted: u64,
+    /// Steps with guesses.
+    pub steps: u64,
 }
 
 /// Counts of `cache_state`; tokens, bytes and artifacts are sums over layers.

@@ -22,8 +22,18 @@ const SLICE: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Want {
     Nothing,
-    Last,
+    /// Those of the last so many rows.
+    Last(usize),
     All,
+}
+
+/// Whether the rows after this one count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Next {
+    /// They do.
+    Go,
+    /// They are of tokens that do not follow: they are cut before the step is the session's.
+    Cut,
 }
 
 /// Rows that one session adds.
@@ -34,7 +44,7 @@ pub(crate) struct StepAsk<'a> {
 }
 
 /// Takes logits: the index of the ask, the row in it, f32 `[vocabulary]`.
-pub(crate) type OnLogits<'a> = dyn FnMut(usize, usize, &[f32]) -> Result<()> + 'a;
+pub(crate) type OnLogits<'a> = dyn FnMut(usize, usize, &[f32]) -> Result<Next> + 'a;
 
 /// A step that runs.
 struct Running {
@@ -46,11 +56,18 @@ struct Running {
     written: Vec<usize>,
     /// Sessions that lost a page: their rows count for nothing.
     lost: Vec<Option<Lost>>,
+    /// Rows that stay, where the others were cut.
+    kept: Vec<Option<u32>>,
 }
+
+/// What became of a batch: for each ask whether it lost a page, and the rows that stay of it.
+type Ran = (Vec<Option<Lost>>, Vec<Option<u32>>);
 
 impl Engine {
     /// Runs one step. Sessions that lost pages come back, with where to go on from; their rows are
-    /// not theirs. *Caller*: at least one row, at most `rows_most` in all; each session once.
+    /// not theirs. A session whose rows were cut holds at most those that stay; fewer where their
+    /// page cannot be written again. *Caller*: at least one row, at most `rows_most` in all; each
+    /// session once.
     pub(crate) fn step(
         &mut self,
         asks: &[StepAsk<'_>],
@@ -64,27 +81,30 @@ impl Engine {
             }
         }
         let done = match fault.take() {
-            None => self.run(asks, batch.clone(), on_logits),
+            None => self.sweep(asks, batch.clone(), on_logits),
             Some(error) => Err(error),
         };
         // Whatever happened, no session is left with tokens that are not its own.
         for (index, rows) in batch.iter().enumerate() {
             let ended = match &done {
-                Ok(lost) if lost[index].is_none() => self.pager.commit(rows),
+                Ok((lost, kept)) if lost[index].is_none() => match kept[index] {
+                    Some(some) if some < rows.rows => self.pager.commit_some(rows, some),
+                    _ => self.pager.commit(rows),
+                },
                 _ => self.pager.rewind(rows.session, rows.position).map(|_| ()),
             };
             fault = fault.or(ended.err());
         }
-        let lost = done?;
+        let (lost, _) = done?;
         fault.map_or_else(|| Ok(lost.into_iter().flatten().collect()), Err)
     }
 
-    fn run(
+    fn sweep(
         &mut self,
         asks: &[StepAsk<'_>],
         batch: Vec<Rows>,
         on_logits: &mut OnLogits<'_>,
-    ) -> Result<Vec<Option<Lost>>> {
+    ) -> Result<Ran> {
         let ids: Vec<u32> = asks.iter().flat_map(|a| a.ids.iter().copied()).collect();
         let positions: Vec<u64> =
             batch.iter().flat_map(|r| r.position..r.position + u64::from(r.rows)).collect();
@@ -92,9 +112,9 @@ impl Engine {
             self.pager.cool(rows.session, rows.position)?;
         }
         let inputs = self.io.begin(&ids, &positions)?;
-        let lost = vec![None; batch.len()];
-        let rows = ids.len() as u32;
-        let mut run = Running { batch, rows, inputs, list: Vec::new(), written: Vec::new(), lost };
+        let (lost, kept) = (vec![None; batch.len()], vec![None; batch.len()]);
+        let (rows, list, written) = (ids.len() as u32, Vec::new(), Vec::new());
+        let mut run = Running { batch, rows, inputs, list, written, lost, kept };
         self.embed(&ids, &mut run)?;
         let layers = self.family.plan().layers.len();
         let wanted = asks.iter().any(|a| a.want != Want::Nothing);
@@ -111,7 +131,7 @@ impl Engine {
             self.logits(asks, &mut run, on_logits)?;
         }
         self.flush(&mut run)?;
-        Ok(run.lost)
+        Ok((run.lost, run.kept))
     }
 
     fn embed(&mut self, ids: &[u32], run: &mut Running) -> Result<()> {
@@ -252,7 +272,7 @@ impl Engine {
         for (index, ask) in asks.iter().enumerate() {
             let skip = match ask.want {
                 Want::Nothing => ask.ids.len(),
-                Want::Last => ask.ids.len() - 1,
+                Want::Last(rows) => ask.ids.len().saturating_sub(rows),
                 Want::All => 0,
             };
             let alive = run.lost[index].is_none();
@@ -271,7 +291,9 @@ impl Engine {
             self.flush(run)?;
             self.activations.read_logits(rows.len() as u32, &mut values)?;
             for ((index, row, _), logits) in wave.iter().zip(values.chunks_exact(vocabulary)) {
-                on_logits(*index, *row, logits)?;
+                if run.kept[*index].is_none() && on_logits(*index, *row, logits)? == Next::Cut {
+                    run.kept[*index] = Some(*row as u32 + 1);
+                }
             }
         }
         Ok(())
@@ -295,6 +317,7 @@ impl Engine {
         let fence = self.device.submit(Queue(0), &run.list, &[])?;
         run.list.clear();
         self.wait(fence)?;
+        self.io.free();
         for layer in std::mem::take(&mut run.written) {
             self.pager.fenced(layer, &run.batch)?;
         }

@@ -50,6 +50,10 @@ impl Frames {
     pub(crate) fn available(&self) -> u32 {
         self.free.len() as u32 + (self.kept - self.fresh)
     }
+    /// Frames that pages may keep.
+    pub(crate) fn kept(&self) -> u32 {
+        self.kept
+    }
     /// A frame, zeroed; `None` when all are taken, or the budget has no room for another.
     pub(crate) fn take(&mut self) -> Result<Option<Frame>> {
         if let Some(frame) = self.free.pop() {

@@ -19,6 +19,7 @@ mod lost;
 mod open;
 mod page;
 mod queue;
+mod room;
 mod spill;
 mod store;
 mod tag;
@@ -49,6 +50,8 @@ pub(crate) struct Pager {
     layers: Vec<KvLayer>,
     hot: KvEncoding,
     policy: KvPolicy,
+    /// Most rows of a step.
+    chunk_tokens: u32,
     seed: ChainHash,
     sessions: BTreeMap<SessionId, Session>,
     next_session: u64,
@@ -141,6 +144,19 @@ impl Pager {
         self.hear()
     }
 
+    /// Makes the first `kept` rows of a step the session's and cuts the others. Where the page that
+    /// they end in cannot be written again, the session goes back to its start: `length` says what
+    /// it holds. *Caller*: no work is left; fewer rows are cut than a page has.
+    pub(crate) fn commit_some(&mut self, rows: &Rows, kept: u32) -> Result<()> {
+        let landed = self.landing(rows.session, rows.position + u64::from(kept))?;
+        if landed <= rows.position {
+            // The store may have been given the page already.
+            return self.rewind(rows.session, landed).map(|_| ());
+        }
+        self.cut(rows.session, landed)?;
+        self.commit(rows)
+    }
+
     /// Goes back to `to` tokens, or fewer: a page that would be cut is forgotten whole unless its
     /// frame can be written again, and a window that has lost what the next query would see starts
     /// again at 0. Answers where it landed. *Caller*: no work is left.
@@ -179,6 +195,16 @@ impl Pager {
         match self.is_lossy() {
             true => Ok((0, self.session(lost.session)?.steps.clone())),
             false => Ok((lost.position, Vec::new())),
+        }
+    }
+
+    /// Most rows of a step whose first is at this position and of which some may be cut: what is
+    /// lossy is cold by steps, so that no page may end among them.
+    pub(crate) fn tentative_rows(&self, position: u64) -> usize {
+        let page = u64::from(kvern_contract::PAGE_TOKENS);
+        match self.is_lossy() {
+            true => ((page - 1 - position % page) as usize).max(1),
+            false => page as usize - 1,
         }
     }
 

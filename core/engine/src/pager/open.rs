@@ -27,7 +27,10 @@ pub(crate) struct Opening {
     pub layers: Vec<KvLayer>,
     pub hot: KvEncoding,
     pub context_tokens: u64,
+    /// Most rows of a step.
     pub chunk_tokens: u32,
+    /// Sessions that are in memory at once.
+    pub sessions: u32,
     /// Named parts of what makes KV comparable.
     pub identity: Vec<(String, String)>,
     pub cache_dir: PathBuf,
@@ -43,8 +46,10 @@ pub(crate) struct Opening {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Frugality {
     pub frame_bytes: u64,
-    /// Frames that hold a whole context.
+    /// Frames that hold a whole context of every session.
     pub full: u64,
+    /// Frames that hold that of one.
+    one: u64,
     /// Frames without which no step can run.
     pub least: u64,
     has_store: bool,
@@ -117,12 +122,14 @@ impl Opening {
             None => self.context_tokens.div_ceil(page),
         };
         let has_store = self.description.capabilities.store;
-        let full = layers * seen;
+        let one = layers * seen;
+        let full = one.saturating_mul(u64::from(self.sessions));
+        // One session at least can run; others wait for their turn.
         let least = match has_store {
-            true => (layers + 2 + RING_LEAST).min(full),
-            false => full,
+            true => (layers + 2 + RING_LEAST).min(one),
+            false => one,
         };
-        Frugality { frame_bytes: frame_bytes * 64, full, least, has_store, layers }
+        Frugality { frame_bytes: frame_bytes * 64, full, one, least, has_store, layers }
     }
 
     /// Opens the root, if there is one, and makes the frames: `kept` for pages, `ring` to stream.
@@ -138,6 +145,7 @@ impl Opening {
         let seed = chain::seed(&self.identity);
         let (hot, policy) = (self.hot, self.policy.clone());
         let (layers, deadline) = (self.layers.clone(), self.deadline);
+        let chunk_tokens = self.chunk_tokens;
         let events = Arc::clone(&self.events);
         let mut home = match self.description.capabilities.store {
             true => Some(StoreHome::new(self, strategy)?),
@@ -149,6 +157,7 @@ impl Opening {
             layers,
             hot,
             policy,
+            chunk_tokens,
             seed,
             sessions: BTreeMap::new(),
             next_session: 0,
@@ -207,10 +216,13 @@ impl Frugality {
         frames.saturating_mul(self.frame_bytes)
     }
 
-    /// Frames where no budget says how many: a few whole contexts. Memory is touched when used.
+    /// Frames where no budget says how many: a whole context, and a few more, or one for every
+    /// session. Memory is touched when used.
     pub(crate) fn unlimited(&self) -> u64 {
         const SPARE_BYTES: u64 = 4 << 30;
-        self.full * (1 + (SPARE_BYTES / self.bytes(self.full).max(1)).min(7))
+        const SPARE_CONTEXTS: u64 = 7;
+        let more = SPARE_CONTEXTS.max((self.full / self.one.max(1)).saturating_sub(1));
+        self.one * (1 + (SPARE_BYTES / self.bytes(self.one).max(1)).min(more))
     }
 
     /// How a number of frames is used: for pages that stay, and to stream the others.

@@ -4,8 +4,8 @@
 use super::doubles::{Fault, Keep};
 use super::{Setup, bits, prose};
 use crate::Engine;
-use crate::step::{StepAsk, Want};
-use kvern_contract::{Error, ErrorKind, Result, SessionId};
+use crate::step::{Next, StepAsk, Want};
+use kvern_contract::{Error, ErrorKind, KvStrategy, Result, SessionId};
 use std::time::Duration;
 
 /// Frames of three sessions whose history does not fit.
@@ -75,7 +75,7 @@ fn feed(engine: &mut Engine, texts: &Texts, out: &mut Batch) -> Result<()> {
         let mut rows: Rows = Default::default();
         let lost = engine.step(&asks, &mut |ask, _, logits| {
             rows[open[ask]].push(logits.iter().map(|x| x.to_bits()).collect());
-            Ok(())
+            Ok(Next::Go)
         })?;
         out.losses += lost.len() as u32;
         out.first += lost.iter().filter(|lost| lost.session == sessions[0]).count() as u32;
@@ -99,7 +99,8 @@ fn feed(engine: &mut Engine, texts: &Texts, out: &mut Batch) -> Result<()> {
 
 /// Three sessions in one batch over a store that does as told.
 fn run(texts: &Texts, kv: Keep, deadline: Duration) -> (Batch, crate::CacheFacts) {
-    let setup = Setup { kv: Box::new(kv), kv_budget: Some(FRAMES), deadline, ..Setup::default() };
+    let kv: Box<dyn KvStrategy> = Box::new(kv);
+    let setup = Setup { kv, kv_budget: Some(FRAMES), sessions: 3, deadline, ..Setup::default() };
     let mut engine = setup.load().expect("it loads");
     let mut batch = Batch::default();
     feed(&mut engine, texts, &mut batch).expect("every session goes on");
@@ -174,7 +175,8 @@ fn a_store_that_is_late_or_silent_for_one_session_keeps_no_other_from_its_text()
 fn a_far_store_whose_deadline_is_shorter_than_its_way_gives_no_wrong_row() {
     let kv = Keep { latency: Duration::from_millis(50), ..Keep::store() };
     let deadline = Duration::from_millis(20);
-    let setup = Setup { kv: Box::new(kv), kv_budget: Some(FRAMES), deadline, ..Setup::default() };
+    let kv: Box<dyn KvStrategy> = Box::new(kv);
+    let setup = Setup { kv, kv_budget: Some(FRAMES), sessions: 3, deadline, ..Setup::default() };
     let mut engine = setup.load().expect("it loads");
     // No load is ever in time: it may end, and says why; it may not make anything up.
     let (texts, mut got) = (Texts::one_short(), Batch::default());
@@ -190,7 +192,7 @@ fn a_far_store_whose_deadline_is_shorter_than_its_way_gives_no_wrong_row() {
             let ask = StepAsk { session: first, ids: piece, want: Want::All };
             let lost = engine.step(&[ask], &mut |_, _, logits| {
                 got.rows[0].push(logits.iter().map(|x| x.to_bits()).collect());
-                Ok(())
+                Ok(Next::Go)
             });
             assert!(lost.expect("it goes on").is_empty());
         }

@@ -1,5 +1,6 @@
 //! The engine on the cpu device, in process, against transformers' answers and against itself.
 
+mod batch;
 mod doubles;
 mod families;
 mod history;
@@ -9,7 +10,7 @@ mod mlp;
 mod placement;
 
 use crate::spec::{EngineSpec, Flow, Request};
-use crate::step::{StepAsk, Want};
+use crate::step::{Next, StepAsk, Want};
 use crate::{Engine, Finish};
 use doubles::{Keep, Policy};
 use kvern_contract::{
@@ -34,6 +35,7 @@ pub(super) struct Setup {
     pub kv_budget: Option<u64>,
     pub memory_budget: Option<u64>,
     pub chunk: u32,
+    pub sessions: u32,
     pub context: Option<u64>,
     pub layers: Option<u32>,
     pub mlp_rows: Option<u32>,
@@ -51,6 +53,7 @@ impl Default for Setup {
             kv_budget: None,
             memory_budget: None,
             chunk: 512,
+            sessions: 1,
             context: Some(2048),
             layers: None,
             mlp_rows: None,
@@ -81,7 +84,7 @@ impl Setup {
             prefill_chunk: self.chunk,
             context_tokens: self.context,
             offload_cpu_layers: self.layers,
-            sessions: 1,
+            sessions: self.sessions,
             direct: false,
             rates: crate::Rates::default(),
             dense_chunk_rows: self.mlp_rows,
@@ -208,7 +211,7 @@ fn ragged(engine: &mut Engine, texts: &[Vec<u32>; 3]) -> Result<[Vec<Vec<u32>>; 
         }
         let lost = engine.step(&asks, &mut |ask, _, logits| {
             rows[who[ask]].push(logits.iter().map(|x| x.to_bits()).collect());
-            Ok(())
+            Ok(Next::Go)
         })?;
         assert!(lost.is_empty(), "{lost:?}");
     }
@@ -221,11 +224,13 @@ fn sequences_in_one_batch_have_the_bits_that_each_has_alone() {
     let texts = [all[..90].to_vec(), all[90..400].to_vec(), all[400..].to_vec()];
     let mut alone = Setup::default().load().expect("it loads");
     let want = texts.clone().map(|ids| bits(&mut alone, &ids).expect("it scores"));
-    let mut engine = Setup::default().load().expect("it loads");
+    let setup = Setup { sessions: 3, ..Setup::default() };
+    let mut engine = setup.load().expect("it loads");
     assert!(ragged(&mut engine, &texts).expect("it steps") == want, "resident");
     let kv = Box::new(Keep::store());
     let kv_budget = Some(40 * 32 * 1024);
-    let mut engine = Setup { kv, kv_budget, ..Setup::default() }.load().expect("it loads");
+    let setup = Setup { kv, kv_budget, sessions: 3, ..Setup::default() };
+    let mut engine = setup.load().expect("it loads");
     assert!(ragged(&mut engine, &texts).expect("it steps") == want, "with a store");
     assert!(engine.facts().kv.pages_read > 0, "nothing was read back");
 }
