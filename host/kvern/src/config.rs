@@ -10,7 +10,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 
-use crate::cli::{Compute, KvDtype};
+use crate::cli::{Compute, IoPath, KvDtype, ReadPath};
 
 type RawOptions = BTreeMap<String, Spanned<toml::Value>>;
 
@@ -23,6 +23,7 @@ struct Raw {
     offload: RawOffload,
     device: RawDevice,
     budgets: RawBudgets,
+    storage: RawStorage,
     directories: RawDirectories,
     plugins: RawPlugins,
     benchmark: RawBenchmark,
@@ -76,6 +77,14 @@ struct RawDevice {
 struct RawBudgets {
     memory: Option<Spanned<String>>,
     kv: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RawStorage {
+    read_path: Option<ReadPath>,
+    io: Option<IoPath>,
+    drive_rate: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -142,6 +151,12 @@ pub struct Layer {
     pub memory_budget: Option<u64>,
     /// `[budgets] kv`, bytes.
     pub kv_budget: Option<u64>,
+    /// `[storage] read_path`.
+    pub read_path: Option<ReadPath>,
+    /// `[storage] io`.
+    pub io: Option<IoPath>,
+    /// `[storage] drive_rate`, bytes a second.
+    pub drive_rate: Option<u64>,
     /// `[directories] models`.
     pub models_dir: Option<PathBuf>,
     /// `[directories] cache`.
@@ -193,6 +208,14 @@ impl Layer {
                     .fault(e, "write a number and a unit")
             }),
         };
+        let rate = |key: &str, value: Option<Spanned<String>>| {
+            let at = value.as_ref().map_or(0, |v| line_of(text, v.span().start));
+            match size(key, value)? {
+                Some(0) => Err(Place::new(path, at, key)
+                    .fault("is 0", "write at least a byte a second, or leave it out")),
+                rate => Ok(rate),
+            }
+        };
         let options = |table: &str, raw: RawOptions| {
             raw.into_iter()
                 .map(|(key, value)| match from_toml(value.get_ref()) {
@@ -227,6 +250,9 @@ impl Layer {
             device_options: options("device.options", raw.device.options)?,
             memory_budget: size("budgets.memory", raw.budgets.memory)?,
             kv_budget: size("budgets.kv", raw.budgets.kv)?,
+            read_path: raw.storage.read_path,
+            io: raw.storage.io,
+            drive_rate: rate("storage.drive_rate", raw.storage.drive_rate)?,
             models_dir: raw.directories.models,
             cache_dir: raw.directories.cache,
             manifests: raw.directories.manifests,
@@ -250,9 +276,12 @@ mod tests {
         let layer = parse(
             "[profile]\nname = \"small\"\n[kv]\nplugin = \"x\"\n[kv.options]\ntokens = 64\n\
              [budgets]\nmemory = \"2GiB\"\n[directories]\ncache = \"/c\"\n\
-             [run]\nkv_dtype = \"f32\"\n",
+             [run]\nkv_dtype = \"f32\"\n[storage]\nread_path = \"direct\"\nio = \"io_uring\"\n\
+             drive_rate = \"500MB\"\n",
         )
         .unwrap();
+        assert_eq!((layer.read_path, layer.io), (Some(ReadPath::Direct), Some(IoPath::IoUring)));
+        assert_eq!(layer.drive_rate, Some(500_000_000));
         assert_eq!(layer.memory_budget, Some(2 << 30));
         assert_eq!((layer.kv.as_deref(), layer.kv_dtype), (Some("x"), Some(KvDtype::F32)));
         assert_eq!(layer.kv_options.len(), 1);
@@ -266,6 +295,8 @@ mod tests {
             ("[kv]\nplugn = \"x\"\n", "did you mean `plugin`?"),
             ("[run]\nkv_dtype = \"f8\"\n", "small.toml:2"),
             ("[plugins]\ndeadline_secs = 0\n", "small.toml:2"),
+            ("[storage]\nio = \"mmap\"\n", "small.toml:2"),
+            ("[storage]\n\ndrive_rate = \"0\"\n", "small.toml:3: `storage.drive_rate`"),
             ("[kv.options]\nx = [1]\n", "small.toml:2: `kv.options.x`"),
         ];
         for (text, said) in cases {

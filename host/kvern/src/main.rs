@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod budget;
+mod cgroup;
 mod child;
 mod chosen;
 mod cli;
@@ -23,6 +25,7 @@ mod near;
 mod out;
 mod planner;
 mod plugin;
+mod read_path;
 mod runtime;
 mod scaffold;
 mod selector;

@@ -1,20 +1,22 @@
 //! A model with its plugins: first chosen and checked, then loaded, then asked.
 
 use crate::chosen::{self, Chosen, Origin};
+use crate::cli::IoPath;
 use crate::fail::{Failure, Outcome};
 use crate::machine::Machine;
 use crate::meter::Meter;
 use crate::metrics;
 use crate::model::Reference;
 use crate::planner::{Plan, PlanAsk, plan_config};
+use crate::read_path::{Reading, Sizes};
 use crate::selector::Selection;
 use crate::settings::Settings;
 use crate::{interrupt, log, watchdog};
 use kvern_contract::{DeviceBackend, KvStrategy, OffloadPolicy};
 use kvern_engine::{CacheFacts, Engine, EngineSpec, Facts, Flow, Request};
-use kvern_model::{Model, Sampler, Text};
+use kvern_model::{Model, Sampler, Text, WeightFile};
 use kvern_report::Resources;
-use kvern_storage::{Service, ServiceSpec};
+use kvern_storage::{PathChoice, Service, ServiceSpec};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -121,9 +123,20 @@ impl Prepared {
             plugins.offload.origin.clone(),
             plugins.device.origin.clone(),
         ];
+        let sizes = Sizes {
+            files: file_bytes(&model),
+            budget: settings.memory.bytes,
+            free: Machine::read().memory_free_bytes,
+        };
+        let reading = Reading::choose(settings.read_path, &sizes);
+        if let Some((level, line)) = settings.memory.line() {
+            log::line(level, &line);
+        }
+        let storage = storage(&settings)?;
+        log::line(3, &format!("weights are read {}: {}", reading.word(), reading.reason));
         let mut engine = Engine::load(EngineSpec {
             model: Arc::clone(&model),
-            storage: Service::new(ServiceSpec::default()),
+            storage: storage,
             device: plugins.device.plugin,
             device_options: plugins.device.options,
             kv: plugins.kv.plugin,
@@ -133,14 +146,14 @@ impl Prepared {
             compute: settings.compute,
             kv_dtype: settings.kv_dtype,
             threads: settings.threads,
-            memory_budget: settings.memory_budget,
+            memory_budget: settings.memory.bytes,
             kv_budget: settings.kv_budget,
             cache_dir: settings.cache_dir,
             prefill_chunk: settings.prefill_chunk,
             context_tokens: context,
             offload_cpu_layers: settings.offload_cpu_layers,
             sessions: 1,
-            direct: false,
+            direct: reading.direct,
             rates: kvern_engine::Rates::default(),
             dense_chunk_rows: settings.dense_chunk_rows,
             load_deadline: settings.plugin_deadline,
@@ -152,6 +165,39 @@ impl Prepared {
         let selection = plan.selection;
         Ok(Runtime { engine, model, selection, origins, load_time, load_resources })
     }
+}
+
+/// The storage service that was asked for. *Errors*: a ring was asked for by name and the kernel
+/// refuses it.
+fn storage(settings: &Settings) -> Outcome<Arc<Service>> {
+    let path = match settings.io {
+        IoPath::Auto => PathChoice::Auto,
+        IoPath::IoUring => PathChoice::Ring,
+        IoPath::Pread => PathChoice::Pool,
+    };
+    let bytes_per_second = settings.drive_rate;
+    let service = Service::new(ServiceSpec { path, bytes_per_second, ..ServiceSpec::default() });
+    let refused = service.path_reason().map(str::to_owned);
+    match refused {
+        Some(reason) if settings.io == IoPath::IoUring => {
+            Err(Failure::new(format!("--io io_uring: {reason}; leave it out, or use --io pread")))
+        }
+        Some(reason) => {
+            log::line(3, &format!("files are read by threads: {reason}"));
+            Ok(service)
+        }
+        None => Ok(service),
+    }
+}
+
+/// Bytes of a model's weight files; those in this program do not count.
+fn file_bytes(model: &Model) -> u64 {
+    let bytes = |file: &WeightFile| match file {
+        // What cannot be read here is the load's to refuse.
+        WeightFile::Path(path) => std::fs::metadata(path).map_or(0, |facts| facts.len()),
+        WeightFile::Memory { .. } => 0,
+    };
+    model.tensors().files.iter().map(bytes).sum()
 }
 
 /// A loaded model.

@@ -1,7 +1,9 @@
 //! What was asked for, once every source has spoken: flags, then `KVERN_*`, then the profile
 //! manifest, then `kvern.toml`, then defaults.
 
-use crate::cli::{EngineArgs, ModelArgs, PluginArgs, RunArgs};
+use crate::budget::MemoryBudget;
+use crate::cgroup::Cgroup;
+use crate::cli::{EngineArgs, IoPath, ModelArgs, PluginArgs, ReadPath, RunArgs};
 use crate::config::Layer;
 use crate::fail::{Failure, Outcome};
 use crate::plugin::{Discovery, search_path};
@@ -50,8 +52,14 @@ pub struct Settings {
     pub dense_chunk_rows: Option<u32>,
     /// Bytes for KV.
     pub kv_budget: Option<u64>,
-    /// Bytes for everything.
-    pub memory_budget: Option<u64>,
+    /// Bytes for everything, and who said so.
+    pub memory: MemoryBudget,
+    /// How weights are read.
+    pub read_path: ReadPath,
+    /// What reads files.
+    pub io: IoPath,
+    /// Most bytes read in a second.
+    pub drive_rate: Option<u64>,
     /// Where KV on disk goes.
     pub cache_dir: PathBuf,
     /// Threads that compute.
@@ -193,7 +201,16 @@ impl Settings {
                 .or(file.dense_chunk_rows)
                 .map(|rows| rows.max(1)),
             kv_budget: budget(engine.kv_budget, profile.kv_budget, file.kv_budget),
-            memory_budget: budget(engine.memory_budget, profile.memory_budget, file.memory_budget),
+            memory: MemoryBudget::of(
+                engine.memory_budget,
+                profile.memory_budget.or(file.memory_budget),
+                Cgroup::read().memory_limit.map(|(bytes, _)| bytes),
+                crate::machine::memory_bytes(),
+            ),
+            read_path: (engine.read_path.or(profile.read_path).or(file.read_path))
+                .unwrap_or(ReadPath::Auto),
+            io: engine.io.or(profile.io).or(file.io).unwrap_or(IoPath::Auto),
+            drive_rate: engine.drive_rate.or(profile.drive_rate).or(file.drive_rate),
             cache_dir: (engine.cache_dir.clone().or(profile.cache_dir).or(file.cache_dir))
                 .unwrap_or_else(default_cache_dir),
             threads: at_least_one(engine.threads.or(profile.threads).or(file.threads), cores()),

@@ -1,6 +1,6 @@
 //! Parsed flags as a command line again, for the process that runs a lane.
 
-use crate::cli::{Compute, EngineArgs, KvDtype, PluginArgs};
+use crate::cli::{Compute, EngineArgs, IoPath, KvDtype, PluginArgs, ReadPath};
 use std::ffi::OsString;
 
 struct Flags(Vec<OsString>);
@@ -48,6 +48,9 @@ pub fn of(plugins: &PluginArgs, engine: &EngineArgs) -> Vec<OsString> {
     out.add("--cache-dir", engine.cache_dir.as_ref());
     out.number("--threads", engine.threads);
     out.number("--context-tokens", engine.context_tokens);
+    out.add("--read-path", engine.read_path.map(ReadPath::word));
+    out.add("--io", engine.io.map(IoPath::word));
+    out.number("--drive-rate", engine.drive_rate);
     out.0
 }
 
@@ -111,6 +114,12 @@ mod tests {
             "9",
             "--strategy-selector-profile",
             "latency",
+            "--read-path",
+            "direct",
+            "--io",
+            "io_uring",
+            "--drive-rate",
+            "500MB",
         ];
         let groups = |words: &[OsString]| match Cli::try_parse_from(words).unwrap().command {
             Command::Bench(args) => (args.plugins, args.engine),

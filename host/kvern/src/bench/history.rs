@@ -126,7 +126,7 @@ fn key(facts: &Facts<'_>, label: &str, own: Value) -> Details {
         "offload_cpu_policy": settings.offload.name.as_deref().unwrap_or("auto"),
         "offload_gpu_layers": 0,
         "use_specialization": true,
-        "memory_budget": settings.memory_budget,
+        "memory_budget": settings.memory.bytes,
         "kv_budget": settings.kv_budget,
         "threads": settings.threads,
         "prefill_chunk": settings.prefill_chunk,

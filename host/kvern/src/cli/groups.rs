@@ -108,7 +108,7 @@ pub struct EngineArgs {
     #[arg(long, value_name = "SIZE", env = "KVERN_KV_BUDGET", hide_env_values = true,
           value_parser = parse_size)]
     pub kv_budget: Option<u64>,
-    /// Memory for everything, as 2GiB.
+    /// Memory for everything, as 2GiB [default: what a cgroup's limit leaves, if there is one].
     #[arg(long, value_name = "SIZE", env = "KVERN_MEMORY_BUDGET", hide_env_values = true,
           value_parser = parse_size)]
     pub memory_budget: Option<u64>,
@@ -123,6 +123,23 @@ pub struct EngineArgs {
     #[arg(long, value_name = "N", env = "KVERN_CONTEXT_TOKENS", hide_env_values = true,
           value_parser = clap::value_parser!(u64).range(1..))]
     pub context_tokens: Option<u64>,
+    /// How weights are read: auto, direct (round the page cache), buffered [default: auto].
+    #[arg(long, value_name = "PATH", env = "KVERN_READ_PATH", hide_env_values = true)]
+    pub read_path: Option<ReadPath>,
+    /// What reads files: auto, io_uring, pread (a pool of threads) [default: auto].
+    #[arg(long, value_name = "NAME", env = "KVERN_IO", hide_env_values = true)]
+    pub io: Option<IoPath>,
+    /// Most bytes that are read from files in a second, as 500MB [default: no limit].
+    #[arg(long, value_name = "SIZE", env = "KVERN_DRIVE_RATE", hide_env_values = true,
+          value_parser = at_least_a_byte)]
+    pub drive_rate: Option<u64>,
+}
+
+fn at_least_a_byte(text: &str) -> Result<u64, String> {
+    parse_size(text).and_then(|bytes| match bytes {
+        0 => Err("a rate of at least 1 byte a second is expected".into()),
+        bytes => Ok(bytes),
+    })
 }
 
 /// A prompt.
@@ -225,6 +242,54 @@ impl Compute {
         match self {
             Compute::Auto => ComputeDtype::Auto,
             Compute::F32 => ComputeDtype::F32,
+        }
+    }
+}
+
+/// How weights are read.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReadPath {
+    /// Through the page cache where it can hold the weights, else round it.
+    Auto,
+    /// Round the page cache, where the file system does that.
+    Direct,
+    /// Through the page cache.
+    Buffered,
+}
+
+/// What reads files.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IoPath {
+    /// A ring where the kernel lets this process have one, else threads.
+    Auto,
+    /// A ring; refused where the kernel refuses it.
+    #[value(name = "io_uring")]
+    #[serde(rename = "io_uring")]
+    IoUring,
+    /// Threads that read.
+    Pread,
+}
+
+impl ReadPath {
+    /// As flags and files spell it.
+    pub fn word(self) -> &'static str {
+        match self {
+            ReadPath::Auto => "auto",
+            ReadPath::Direct => "direct",
+            ReadPath::Buffered => "buffered",
+        }
+    }
+}
+
+impl IoPath {
+    /// As flags and files spell it.
+    pub fn word(self) -> &'static str {
+        match self {
+            IoPath::Auto => "auto",
+            IoPath::IoUring => "io_uring",
+            IoPath::Pread => "pread",
         }
     }
 }

@@ -6,7 +6,8 @@ mod size;
 
 pub use bench::{BenchArgs, BenchCommand, CompareFlags, ProbeArgs, ProbeMode};
 pub use groups::{
-    Compute, EngineArgs, KvDtype, ModelArgs, PluginArgs, PromptArgs, RunArgs, SamplingArgs,
+    Compute, EngineArgs, IoPath, KvDtype, ModelArgs, PluginArgs, PromptArgs, ReadPath, RunArgs,
+    SamplingArgs,
 };
 pub use size::parse_size;
 

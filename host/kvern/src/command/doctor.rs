@@ -134,7 +134,10 @@ fn text(
     );
     line("  writable", yes_or(&drive.writable));
     line("  O_DIRECT", yes_or(&drive.direct));
-    line("io_uring", format!("{} (storage runs on a pread pool)", yes_or(ring)));
+    let threads = if ring.is_ok() { "" } else { "; files are read by threads" };
+    line("io_uring", format!("{}{threads}", yes_or(ring)));
+    let budget = settings.memory.bytes.map_or("none".into(), out::size);
+    line("memory budget", format!("{budget} ({})", settings.memory.from.word()));
     for directory in &plugins.searched {
         line("searched", directory.clone());
     }
@@ -197,7 +200,11 @@ fn document(
             "writable": drive.writable.is_ok(), "writable_fault": fault(&drive.writable),
             "o_direct": drive.direct.is_ok(), "o_direct_fault": fault(&drive.direct),
         },
-        "io_uring": {"available": ring.is_ok(), "fault": fault(ring), "used": false},
+        "io_uring": {"available": ring.is_ok(), "fault": fault(ring)},
+        "memory_budget": {
+            "bytes": settings.memory.bytes, "from": settings.memory.from.word(),
+            "allowance_bytes": crate::budget::ALLOWANCE,
+        },
         "plugins": {"searched": plugins.searched, "found": rows, "fault": plugins.fault},
         "choice": {
             "model": choice.model.as_ref().ok(), "model_fault": choice.model.as_ref().err(),
