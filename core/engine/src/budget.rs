@@ -1,12 +1,13 @@
-//! Divides a memory budget before anything is read: what is needed anyway, then KV, then weights. A
-//! budget that cannot work is refused here, with what is needed at least.
+//! Divides a memory budget before anything is read: what is needed anyway, then KV, then weights:
+//! those that stay, and staging for the others. A budget that cannot work is refused here, with what
+//! is needed at least.
 
-use crate::family::{Family, UnitPlan};
+use crate::family::Family;
 use crate::io;
 use crate::pager::Frugality;
 use crate::scratch;
 use crate::spec::{DENSE_CHUNK_ROWS, EngineSpec, MlpChunks};
-use crate::weights::{Files, unit_bytes};
+use crate::weights::{Files, Staging};
 use kvern_contract::{Error, ErrorKind, PAGE_TOKENS, Result};
 
 /// How a load divides memory.
@@ -25,11 +26,15 @@ pub(crate) struct Division {
 
 /// Bytes that do not depend on a choice.
 pub(crate) struct Fixed {
+    /// Most rows of a step.
+    rows: u32,
     /// Those of a feed-forward chunk apart: they are `dense_row` for each of its rows.
     activations: u64,
     dense_row: u64,
     tables: u64,
     vectors: u64,
+    /// A row of the embedding.
+    pub row_bytes: u64,
     /// Rows of an embedding that is not in memory.
     embedding_rows: u64,
     /// What the device's ops take beside their operands.
@@ -68,18 +73,41 @@ pub(crate) fn fixed(
     let plan = family.plan();
     let table = files.stored[plan.embedding.0.0];
     let row_bytes = table.bytes / u64::from(table.outputs.max(1));
-    let bytes = |u: &UnitPlan| unit_bytes(&u.matrices, &files.stored);
-    let layers = plan.units.iter().filter(|u| u.layer.is_some());
+    let bytes = || files.layouts.iter().map(|layout| layout.memory());
+    let layers = plan.units.iter().zip(bytes()).filter(|(u, _)| u.layer.is_some());
     Fixed {
+        rows,
         activations: scratch::bytes_of(plan, scratch::Size { rows, dense: 0, sessions }),
         dense_row: scratch::dense_row_bytes(plan),
         tables: table_bytes(family, rows, sessions, context_tokens),
         vectors: files.vector_bytes(),
+        row_bytes,
         embedding_rows: row_bytes * u64::from(rows),
         workspace,
-        weights: plan.units.iter().map(bytes).sum(),
-        largest_unit: plan.units.iter().map(bytes).max().unwrap_or(0),
-        largest_layer_unit: layers.map(bytes).max().unwrap_or(0),
+        weights: bytes().sum(),
+        largest_unit: bytes().max().unwrap_or(0),
+        largest_layer_unit: layers.map(|(_, bytes)| bytes).max().unwrap_or(0),
+    }
+}
+
+impl Fixed {
+    /// What is needed beside KV and weights, with so many rows of a feed-forward block at once.
+    fn base(&self, mlp_rows: u32) -> u64 {
+        let narrow =
+            self.activations + self.tables + self.vectors + self.embedding_rows + self.workspace;
+        let mlp = self.dense_row.saturating_mul(u64::from(mlp_rows.min(self.rows)));
+        narrow.saturating_add(mlp)
+    }
+
+    /// The same at least: no fewer rows than were asked for, or one.
+    fn least_base(&self, spec: &EngineSpec) -> u64 {
+        self.base(spec.dense_chunk_rows.unwrap_or(1))
+    }
+
+    /// The least memory budget that works: with everything streamed, one unit after another.
+    pub(crate) fn least(&self, spec: &EngineSpec, need: &Frugality) -> u64 {
+        let kv = spec.kv_budget.unwrap_or(need.bytes(need.least));
+        self.least_base(spec).saturating_add(kv).saturating_add(self.largest_unit)
     }
 }
 
@@ -90,11 +118,7 @@ pub(crate) fn divide(
     need: &Frugality,
     chunk: u32,
 ) -> Result<Division> {
-    let narrow =
-        fixed.activations + fixed.tables + fixed.vectors + fixed.embedding_rows + fixed.workspace;
-    // No fewer rows than asked for, or one: that much is needed anyway.
-    let mlp_bytes = |rows: u32| fixed.dense_row.saturating_mul(u64::from(rows.min(chunk)));
-    let base = narrow.saturating_add(mlp_bytes(spec.dense_chunk_rows.unwrap_or(1)));
+    let base = fixed.least_base(spec);
     let least_kv = need.bytes(need.least);
     if let Some(kv) = spec.kv_budget.filter(|kv| *kv < least_kv) {
         let text = format!(
@@ -104,8 +128,7 @@ pub(crate) fn divide(
         );
         return Err(Error::new(ErrorKind::OverBudget, "engine/load", text));
     }
-    let staging = fixed.largest_unit.min(fixed.weights);
-    let least = base.saturating_add(spec.kv_budget.unwrap_or(least_kv)).saturating_add(staging);
+    let (staging, least) = (fixed.largest_unit, fixed.least(spec, need));
     if let Some(memory) = spec.memory_budget.filter(|m| *m < least) {
         let text = format!(
             "a memory budget of {memory} bytes is too small: at least {least} are needed \
@@ -119,7 +142,7 @@ pub(crate) fn divide(
         return Err(Error::new(ErrorKind::OverBudget, "engine/load", text));
     }
     let mlp = mlp_chunks(spec, fixed.dense_row, spec.memory_budget.map(|m| m - least));
-    let base = narrow.saturating_add(mlp_bytes(mlp.rows));
+    let base = fixed.base(mlp.rows);
     let rest = spec.memory_budget.map(|m| m.saturating_sub(base));
     let full_kv = need.bytes(need.full);
     let kv = match (spec.kv_budget, rest) {
@@ -149,28 +172,49 @@ fn mlp_chunks(spec: &EngineSpec, row_bytes: u64, headroom: Option<u64>) -> MlpCh
     MlpChunks { explicit: false, rows: rows as u32 }
 }
 
-/// Streamed units that memory holds at once where there is room.
-const SLOTS: u64 = 2;
+/// Staging is asked for in such parts of the largest unit, beside room for the whole of it: the
+/// drive is busy while one unit is computed when the parts that follow have a place already.
+const PARTS: u64 = 3;
+/// The most of these parts: what streams beside them streams again every sweep, so staging is no
+/// larger than a busy drive needs.
+const PARTS_MOST: u64 = 2;
+/// And at most this share of the room for weights.
+const STAGING_SHARE: u64 = 4;
 
 impl Division {
     /// What a policy is offered for what stays, the most hopeful first: room for everything, else
-    /// what staging for two units of a layer leaves, else what staging for the largest unit leaves.
+    /// what staging leaves: first for units of layers, then for the largest unit; each with less
+    /// and less read ahead.
     pub(crate) fn offers(&self, fixed: &Fixed) -> Vec<Option<u64>> {
         let Some(room) = self.weights else { return vec![None] };
         if room >= fixed.weights {
             return vec![Some(room)];
         }
-        let less = |staging: u64| Some(room.saturating_sub(staging));
-        vec![less(SLOTS * fixed.largest_layer_unit), less(fixed.largest_unit)]
+        let mut offers = Vec::new();
+        for largest in [fixed.largest_layer_unit, fixed.largest_unit] {
+            for parts in (0..=PARTS_MOST).rev() {
+                let staging = largest + fixed.largest_layer_unit * parts / PARTS;
+                if parts == 0 || staging <= room / STAGING_SHARE {
+                    offers.push(Some(room.saturating_sub(staging)));
+                }
+            }
+        }
+        offers
     }
 
-    /// Slots for streamed units of at most `largest` bytes beside so many that stay; `None` where
-    /// there is no room for one.
-    pub(crate) fn slots(&self, resident_bytes: u64, largest: u64) -> Option<usize> {
-        let Some(room) = self.weights else { return Some(SLOTS as usize) };
-        match room.checked_sub(resident_bytes)?.checked_div(largest) {
-            Some(0) => None,
-            slots => Some(slots.unwrap_or(1).min(SLOTS) as usize),
-        }
+    /// Staging for units of these sizes, in the order of a sweep, beside so many bytes that stay;
+    /// `None` where there is no room for the largest. What no unit needs to stay goes to staging, up
+    /// to `ahead` units beyond the one that is computed.
+    pub(crate) fn staging(&self, resident: u64, streamed: &[u64], ahead: u32) -> Option<Staging> {
+        let Some(largest) = streamed.iter().copied().max() else { return Some(Staging::default()) };
+        let ahead = (ahead as usize).min(streamed.len() - 1);
+        let window = |units: usize| {
+            let start = |at: usize| streamed.iter().cycle().skip(at).take(units).sum::<u64>();
+            (0..streamed.len()).map(start).max().unwrap_or(0)
+        };
+        let room = self.weights.map_or(Some(u64::MAX), |room| room.checked_sub(resident))?;
+        let bytes = window(1 + ahead).min(room);
+        let whole = (0..=ahead).rev().find(|units| window(1 + units) <= bytes);
+        (bytes >= largest).then(|| Staging { bytes, ahead, whole: whole.unwrap_or(0) })
     }
 }

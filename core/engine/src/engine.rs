@@ -85,6 +85,7 @@ impl Engine {
             cache_root: self.pager.root(),
             placement: self.placement.clone(),
             mlp_chunks: self.mlp_chunks,
+            stream: self.weights.facts(),
             storage: self.storage.counters(),
             budget: self.budget.holders(),
             budget_peak: self.budget.peak(),

@@ -16,6 +16,8 @@ mod io;
 mod load;
 mod pager;
 mod placement;
+mod plan;
+mod predict;
 mod request;
 mod scratch;
 mod spec;
@@ -27,7 +29,8 @@ mod tests;
 
 pub use engine::Engine;
 pub use events::Event;
+pub use plan::{PlanFacts, Prediction, UnitFacts, UnitTier};
 pub use spec::{
     CacheFacts, DENSE_CHUNK_ROWS, EngineSpec, Facts, Finish, Flow, LogLine, MlpChunks, Outcome,
-    PlacementFacts, Rates, Request, Said, Speculation,
+    PlacementFacts, Rates, Request, Said, Speculation, StreamFacts,
 };

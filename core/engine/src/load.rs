@@ -6,12 +6,12 @@ use crate::engine::Engine;
 use crate::events::Recorder;
 use crate::family::{self, Family, Places, Plan};
 use crate::io::Io;
-use crate::pager::Opening;
+use crate::pager::{Frugality, Opening};
 use crate::placement::{self, Placed, Room};
 use crate::scratch::{Activations, Size};
 use crate::spec::EngineSpec;
 use crate::step;
-use crate::weights::{Files, Load, RowReader, Stored, Table, Weights, import, unit_bytes};
+use crate::weights::{Files, Load, RowReader, Staging, Stored, Table, Weights, import};
 use kvern_contract::{
     Access, DeviceBackend, DeviceSpec, Error, ErrorKind, Op, PAGE_TOKENS, Result, Role, Slice,
     Support, Weight, WeightEncoding, encoding_word,
@@ -19,39 +19,81 @@ use kvern_contract::{
 use kvern_storage::{Budget, HostSink, RootHost};
 use std::sync::Arc;
 
-impl Engine {
-    /// Loads a model. *Errors* OverBudget says what is needed at least; Unsupported names the
-    /// architecture, the op or the tensor; and those of files and plugins.
-    pub fn load(mut spec: EngineSpec) -> Result<Engine> {
+/// What a load decides before it reads weights.
+pub(crate) struct Outline {
+    pub family: Box<dyn Family>,
+    pub files: Files,
+    pub opening: Opening,
+    pub need: Frugality,
+    pub fixed: Fixed,
+    pub division: Division,
+    pub placed: Placed,
+    pub staging: Staging,
+    pub workspace: u64,
+    pub context_tokens: u64,
+    pub budget: Arc<Budget>,
+    pub events: Arc<Recorder>,
+}
+
+impl Outline {
+    /// Opens the model's files and the device, and decides; reads no weights. *Errors* as
+    /// [`Engine::load`].
+    pub(crate) fn of(spec: &mut EngineSpec) -> Result<Self> {
         let family = family::of(&spec.model)?;
         let plan = family.plan();
         let context_tokens = spec.context_tokens.unwrap_or(u64::MAX).min(plan.context_tokens);
         let budget = Budget::new(spec.memory_budget);
         let events = Recorder::new(Arc::clone(&spec.log));
-        let files = Files::open(&spec.model, plan, spec.storage.as_ref())?;
-        let device_description = spec.device.describe();
-        let mut opening = opening(&spec, family.as_ref(), context_tokens, &budget, &events)?;
+        let files = Files::open(&spec.model, plan, spec.storage.as_ref(), spec.direct)?;
+        let mut opening = opening(spec, family.as_ref(), context_tokens, &budget, &events)?;
         let need = opening.frugality();
         let asked = opening.chunk_tokens;
-        open_device(&mut spec, asked, &budget, &events)?;
+        open_device(spec, asked, &budget, &events)?;
         let ops = Ops { family: family.as_ref(), files: &files, opening: &opening, rows: asked };
         let workspace = ops.ask(spec.device.as_ref())?;
         let sessions = opening.sessions;
         let fixed = fixed(family.as_ref(), &files, asked, sessions, context_tokens, workspace);
-        let division = divide(&spec, &fixed, &need, asked)?;
-        budget.reserve("device workspace", workspace)?;
+        let division = divide(spec, &fixed, &need, asked)?;
         opening.chunk_tokens = division.chunk;
-        let (placed, slots) = place(&spec, plan, &files, &division, &fixed)?;
+        let (placed, staging) = place(spec, plan, &files, &division, &fixed)?;
+        Ok(Outline {
+            family,
+            files,
+            opening,
+            need,
+            fixed,
+            division,
+            placed,
+            staging,
+            workspace,
+            context_tokens,
+            budget,
+            events,
+        })
+    }
+}
+
+impl Engine {
+    /// Loads a model. *Errors* OverBudget says what is needed at least; Unsupported names the
+    /// architecture, the op or the tensor; and those of files and plugins.
+    pub fn load(mut spec: EngineSpec) -> Result<Engine> {
+        let outline = Outline::of(&mut spec)?;
+        let Outline { family, files, opening, need, division, placed, staging, .. } = outline;
+        let Outline { workspace, context_tokens, budget, events, .. } = outline;
+        let sessions = opening.sessions;
+        let plan = family.plan();
+        let device_description = spec.device.describe();
+        budget.reserve("device workspace", workspace)?;
         let device = spec.device.as_mut();
         let weights = Weights::load(Load {
             plan,
             files,
             resident: &placed.resident,
-            // The policy says how far ahead to read; the budget says how far that can be.
-            slots: slots.min(1 + placed.read_ahead_units as usize),
+            staging,
             device,
             storage: &spec.storage,
             budget: &budget,
+            deadline: spec.load_deadline,
             events: Arc::clone(&events),
         })?;
         let embedding_rows = match weights.stays(plan.embedding.0) {
@@ -105,24 +147,30 @@ fn place(
     files: &Files,
     division: &Division,
     fixed: &Fixed,
-) -> Result<(Placed, usize)> {
+) -> Result<(Placed, Staging)> {
+    let mut refused = None;
     for host_bytes in division.offers(fixed) {
-        let room = Room { host_bytes, host_layers: spec.offload_cpu_layers, rows_per_sweep: 1 };
+        let (host_layers, rates) = (spec.offload_cpu_layers, spec.rates);
+        let room = Room { host_bytes, host_layers, rows_per_sweep: 1, rates };
         let (policy, options) = (spec.offload.as_ref(), &spec.offload_options);
-        let placed = placement::place(policy, options, plan, &files.stored, &room)?;
-        let streamed = plan
-            .units
-            .iter()
-            .zip(&placed.resident)
-            .filter(|(u, stays)| !**stays && u.access == Access::Sweep);
-        let bytes = streamed.map(|(u, _)| unit_bytes(&u.matrices, &files.stored));
-        let largest = bytes.max().unwrap_or(0);
-        if let Some(slots) = division.slots(placed.facts.resident_bytes, largest) {
-            return Ok((placed, slots));
+        let placed = match placement::place(policy, options, plan, files, &room) {
+            Ok(placed) => placed,
+            // The next offer may be larger.
+            Err(error) => {
+                refused.get_or_insert(error);
+                continue;
+            }
+        };
+        let of = plan.units.iter().zip(&files.layouts).zip(&placed.resident);
+        let streamed = of.filter(|((u, _), stays)| !**stays && u.access == Access::Sweep);
+        let streamed: Vec<u64> = streamed.map(|((_, layout), _)| layout.memory()).collect();
+        let ahead = placed.read_ahead_units;
+        if let Some(staging) = division.staging(placed.resident_memory, &streamed, ahead) {
+            return Ok((placed, staging));
         }
     }
     let text = "no placement leaves room for one streamed unit: raise --memory-budget";
-    Err(Error::new(ErrorKind::OverBudget, "engine/load", text))
+    Err(refused.unwrap_or_else(|| Error::new(ErrorKind::OverBudget, "engine/load", text)))
 }
 
 /// For each layer the unit of its attention and that of the rest; and the head's.

@@ -1,12 +1,12 @@
 //! Asks an offload policy where units go, and holds its answer against the budget.
 
 use crate::family::Plan;
-use crate::spec::PlacementFacts;
-use crate::weights::{Stored, unit_bytes};
+use crate::spec::{PlacementFacts, Rates};
+use crate::weights::Files;
 use kvern_contract::placement::HOST_LAYERS_NONE;
 use kvern_contract::{
-    Error, ErrorKind, OffloadPolicy, OptionValue, Options, Placement, PlanAsk, Result, Role, Tier,
-    TierFacts, Unit, UnitId,
+    Access, Error, ErrorKind, OffloadPolicy, OptionValue, Options, Placement, PlanAsk, Result,
+    Role, Tier, TierFacts, Unit, UnitId,
 };
 
 /// What the host knows when it asks.
@@ -17,26 +17,32 @@ pub(crate) struct Room {
     pub host_layers: Option<u32>,
     /// Rows that a sweep is expected to advance.
     pub rows_per_sweep: u32,
+    /// What was measured of the machine.
+    pub rates: Rates,
 }
 
 /// Where each unit of the plan goes.
 pub(crate) struct Placed {
     pub resident: Vec<bool>,
     pub read_ahead_units: u32,
+    /// Bytes of memory of what stays.
+    pub resident_memory: u64,
+    /// Why each unit goes where it goes.
+    pub reasons: Vec<String>,
     pub facts: PlacementFacts,
 }
 
 /// The units of a plan, as a policy sees them.
-pub(crate) fn units(plan: &Plan, stored: &[Stored]) -> Vec<Unit> {
+pub(crate) fn units(plan: &Plan, files: &Files) -> Vec<Unit> {
     let unit = |(index, unit): (usize, &crate::family::UnitPlan)| {
-        let weights = || unit.matrices.iter().map(|m| &stored[m.0]);
+        let weights = || unit.matrices.iter().map(|m| &files.stored[m.0]);
         let values: u64 = weights().map(|s| u64::from(s.outputs) * u64::from(s.inputs)).sum();
         Unit {
             id: UnitId(index as u32),
             layer: unit.layer,
             role: unit.role,
             expert: None,
-            bytes: unit_bytes(&unit.matrices, stored),
+            bytes: files.layouts[index].memory(),
             encoding: weights().next().map(|s| s.encoding).unwrap_or_default(),
             access: unit.access,
             flops_per_row: if unit.role == Role::Embed { 0 } else { 2 * values },
@@ -51,10 +57,10 @@ pub(crate) fn place(
     policy: &dyn OffloadPolicy,
     options: &Options,
     plan: &Plan,
-    stored: &[Stored],
+    files: &Files,
     room: &Room,
 ) -> Result<Placed> {
-    let units = units(plan, stored);
+    let units = units(plan, files);
     let mut options = options.clone();
     let described = policy.describe();
     if room.host_layers == Some(0) {
@@ -68,15 +74,19 @@ pub(crate) fn place(
         }
         options.insert(HOST_LAYERS_NONE.into(), OptionValue::Switch(true));
     }
-    let tier = |tier, budget_bytes| TierFacts { tier, budget_bytes, read_bytes_per_second: None };
+    let tier = |tier, budget_bytes, read_bytes_per_second| TierFacts {
+        tier,
+        budget_bytes,
+        read_bytes_per_second,
+    };
     let ask = PlanAsk {
         units: units.clone(),
         layers: plan.layers.len() as u32,
         tiers: vec![
-            tier(Tier::Host, room.host_bytes.unwrap_or(u64::MAX)),
-            tier(Tier::Disk, u64::MAX),
+            tier(Tier::Host, room.host_bytes.unwrap_or(u64::MAX), room.rates.memory),
+            tier(Tier::Disk, u64::MAX, room.rates.drive),
         ],
-        flops_per_second: None,
+        flops_per_second: room.rates.flops,
         rows_per_sweep: room.rows_per_sweep,
         experts_per_row: 0,
         host_layers: room.host_layers.unwrap_or(0),
@@ -87,8 +97,17 @@ pub(crate) fn place(
     let name = described.name;
     let answer = policy.plan(&ask)?;
     let resident = check(&name, &units, &answer, room.host_bytes)?;
-    let facts = facts(name, plan, &units, &answer, &resident, room.host_layers);
-    Ok(Placed { resident, read_ahead_units: answer.read_ahead_units, facts })
+    let facts = facts(name, plan, files, &units, &answer, &resident, room.host_layers);
+    let stay = units.iter().zip(&resident).filter(|(_, stays)| **stays);
+    let resident_memory = stay.map(|(unit, _)| unit.bytes).sum();
+    let mut reasons = vec![String::new(); units.len()];
+    for placed in answer.units {
+        if let Some(reason) = reasons.get_mut(placed.unit.0 as usize) {
+            *reason = placed.reason;
+        }
+    }
+    let read_ahead_units = answer.read_ahead_units;
+    Ok(Placed { resident, read_ahead_units, resident_memory, reasons, facts })
 }
 
 fn check(
@@ -134,7 +153,8 @@ fn check(
     }
 }
 
-fn describe(unit: &Unit) -> String {
+/// What a unit is called: `layer 3 mlp`, `head`.
+pub(crate) fn describe(unit: &Unit) -> String {
     match unit.layer {
         Some(layer) => format!("layer {} {:?}", layer.0, unit.role).to_lowercase(),
         None => format!("{:?}", unit.role).to_lowercase(),
@@ -144,6 +164,7 @@ fn describe(unit: &Unit) -> String {
 fn facts(
     policy: String,
     plan: &Plan,
+    files: &Files,
     units: &[Unit],
     answer: &Placement,
     resident: &[bool],
@@ -156,7 +177,9 @@ fn facts(
     };
     let indices: Vec<u32> = (0..plan.layers.len() as u32).filter(|l| stays(*l)).collect();
     let bytes = |stay: bool| {
-        units.iter().zip(resident).filter(|(_, r)| **r == stay).map(|(u, _)| u.bytes).sum()
+        let of = units.iter().zip(resident).zip(&files.layouts);
+        let of = of.filter(|((u, r), _)| **r == stay && (stay || u.access == Access::Sweep));
+        of.map(|(_, layout)| layout.matrix_bytes).sum()
     };
     let line = |placed: &kvern_contract::Placed| {
         let unit = &units[placed.unit.0 as usize];

@@ -247,6 +247,35 @@ pub struct PlacementFacts {
     pub reasons: Vec<String>,
 }
 
+/// How weights that do not stay are read.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct StreamFacts {
+    /// Sweeps so far.
+    pub sweeps: u64,
+    /// Units that are read again every sweep.
+    pub units: u32,
+    /// Bytes of their weights: what a whole sweep streams, without what reads are rounded to.
+    pub sweep_bytes: u64,
+    /// Memory in which they take turns, in bytes.
+    pub staging_bytes: u64,
+    /// Units that are under way while one is computed, wherever in the sweep; parts of more may be.
+    pub read_ahead_units: u32,
+    /// Bytes of streamed weights that arrived so far.
+    pub streamed_bytes: u64,
+    /// Time that computing waited for them.
+    pub waited: Duration,
+    /// Tensors that are copied in memory every sweep, because of where their files have them.
+    pub copied_tensors: u64,
+    /// Their bytes.
+    pub copied_bytes: u64,
+    /// Every file is read round the page cache.
+    pub direct: bool,
+    /// Why one is not, where that was asked for.
+    pub refused: Option<String>,
+    /// What moves the bytes, as the storage names itself.
+    pub path: &'static str,
+}
+
 /// What an engine knows of itself, cumulative since the load.
 #[derive(Clone, Debug)]
 pub struct Facts {
@@ -266,6 +295,8 @@ pub struct Facts {
     pub placement: PlacementFacts,
     /// How feed-forward blocks are cut.
     pub mlp_chunks: MlpChunks,
+    /// How those that do not stay are read.
+    pub stream: StreamFacts,
     /// Bytes that the storage service moved, for weights and KV together.
     pub storage: Counters,
     /// Who holds how much of the budget, in bytes.

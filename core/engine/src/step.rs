@@ -115,9 +115,12 @@ impl Engine {
         let (lost, kept) = (vec![None; batch.len()], vec![None; batch.len()]);
         let (rows, list, written) = (ids.len() as u32, Vec::new(), Vec::new());
         let mut run = Running { batch, rows, inputs, list, written, lost, kept };
-        self.embed(&ids, &mut run)?;
         let layers = self.family.plan().layers.len();
         let wanted = asks.iter().any(|a| a.want != Want::Nothing);
+        // Nobody reads what follows the last layer's attention where no logits are wanted.
+        let end = self.layer_units.last().filter(|_| !wanted).map_or(usize::MAX, |units| units.1);
+        self.weights.begin(end)?;
+        self.embed(&ids, &mut run)?;
         for layer in 0..layers {
             self.attend(layer, layer + 1 == layers && !wanted, &mut run)?;
             if layer + 1 < layers || wanted {
@@ -137,7 +140,9 @@ impl Engine {
     fn embed(&mut self, ids: &[u32], run: &mut Running) -> Result<()> {
         let (matrix, scale) = self.family.plan().embedding;
         let (table, at) = match &mut self.embedding_rows {
-            Some(reader) => (reader.read(ids, self.storage.as_ref())?, run.inputs.rows),
+            Some(reader) => {
+                (reader.read(ids, self.storage.as_ref(), self.deadline)?, run.inputs.rows)
+            }
             None => (self.weights.table.matrices[matrix.0], run.inputs.ids),
         };
         let out = self.activations.slices[RESIDUAL.0];
@@ -299,9 +304,9 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes a unit's weights be in memory.
+    /// Makes a unit's weights be in memory. What was streamed before it gives way.
     fn enter(&mut self, unit: usize, run: &mut Running) -> Result<()> {
-        if self.weights.is_streamed(unit) {
+        if self.weights.is_border(unit) {
             self.flush(run)?;
             self.weights.arrive(unit)?;
         }

@@ -38,6 +38,8 @@ struct State {
     left: usize,
     /// Since when the system has had each operation that it has not answered, and what it is.
     under_way: Vec<(u64, Instant, String)>,
+    /// When the last read was answered.
+    ended: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -51,6 +53,21 @@ struct Shared {
 /// finished by the system into its lease, which then ends.
 pub struct Filling {
     shared: Arc<Shared>,
+    began: Instant,
+}
+
+/// How long a [`Filling`] took; it can be read after the filling was waited for.
+pub struct FillClock {
+    shared: Arc<Shared>,
+    began: Instant,
+}
+
+impl FillClock {
+    /// From the start to the last answer, or to now while one is missing.
+    pub fn took(&self) -> Duration {
+        let ended = lock(&self.shared.state).ended;
+        ended.unwrap_or_else(Instant::now).duration_since(self.began)
+    }
 }
 
 /// The service's half of one [`Fill`]. Dropped without an answer, it answers Internal.
@@ -71,7 +88,17 @@ impl Filling {
         }
         let ticket = |index| FillTicket { shared: Arc::clone(&shared), index, answered: false };
         let tickets = (0..count).map(ticket).collect();
-        (Filling { shared }, tickets)
+        (Filling { shared, began: Instant::now() }, tickets)
+    }
+
+    /// A clock that started with the reads, and stops with the last answer.
+    pub fn clock(&self) -> FillClock {
+        FillClock { shared: Arc::clone(&self.shared), began: self.began }
+    }
+
+    /// Gives up what has not begun, as a drop does; a wait then ends with what has.
+    pub fn give_up(&self) {
+        self.shared.given_up.store(true, Ordering::Relaxed);
     }
 
     /// Whether every read has its answer.
@@ -146,6 +173,9 @@ impl FillTicket {
                 (_, Some(answer)) => {
                     *answer = Some(done);
                     state.left -= 1;
+                    if state.left == 0 {
+                        state.ended = Some(Instant::now());
+                    }
                     None
                 }
             }

@@ -29,7 +29,7 @@ mod service;
 mod worker;
 
 pub use budget::Budget;
-pub use fill::{Fill, FillTicket, Filling, Priority};
+pub use fill::{Fill, FillClock, FillTicket, Filling, Priority};
 pub use front::{PathChoice, Service, ServiceSpec};
 pub use lock::{RootLock, remove_tree, tree_bytes};
 pub use probe::{DriveRate, ProbeHow, drive_rate};

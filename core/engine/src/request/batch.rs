@@ -110,7 +110,7 @@ impl Engine {
     /// One step. *Errors* what ends all.
     fn advance(&mut self, batch: &mut Batch<'_>, on: &mut On<'_>) -> Result<()> {
         batch.steps += 1;
-        let parts = self.plan(batch)?;
+        let parts = self.parts(batch)?;
         let running = &mut batch.running;
         let (mut ids, mut sessions) = (Vec::new(), Vec::new());
         for part in &parts {
@@ -170,7 +170,7 @@ impl Engine {
 
     /// Who adds which rows: first those that must take a step again as it was, then a row of each
     /// that decodes, whoever has waited longest first, then prompts in the order in which they came.
-    fn plan(&mut self, batch: &mut Batch<'_>) -> Result<Vec<Part>> {
+    fn parts(&mut self, batch: &mut Batch<'_>) -> Result<Vec<Part>> {
         let running = &mut batch.running;
         let mut order: Vec<usize> = (0..running.len()).collect();
         order.sort_by_key(|i| {

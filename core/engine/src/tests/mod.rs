@@ -8,17 +8,18 @@ mod loss;
 mod loss_sessions;
 mod mlp;
 mod placement;
+mod plan;
 
 use crate::spec::{EngineSpec, Flow, Request};
 use crate::step::{Next, StepAsk, Want};
-use crate::{Engine, Finish};
+use crate::{Engine, Finish, Rates};
 use doubles::{Keep, Policy};
 use kvern_contract::{
     Access, ComputeDtype, KvEncoding, KvStrategy, OffloadPolicy, Options, Result, SessionId,
 };
 use kvern_device_cpu::CpuDevice;
 use kvern_model::{Model, Sampler, Sampling};
-use kvern_storage::Service;
+use kvern_storage::{Service, Storage};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,9 @@ pub(super) struct Setup {
     pub layers: Option<u32>,
     pub mlp_rows: Option<u32>,
     pub offload: Box<dyn OffloadPolicy>,
+    pub storage: Arc<dyn Storage>,
+    pub direct: bool,
+    pub rates: Rates,
     pub deadline: Duration,
     pub cache: tempfile::TempDir,
 }
@@ -58,6 +62,9 @@ impl Default for Setup {
             layers: None,
             mlp_rows: None,
             offload: Box::new(Policy::everything()),
+            storage: Service::pool(2),
+            direct: false,
+            rates: Rates::default(),
             deadline: Duration::from_secs(20),
             cache: tempfile::tempdir().expect("a temporary directory"),
         }
@@ -66,9 +73,15 @@ impl Default for Setup {
 
 impl Setup {
     pub(super) fn load(self) -> Result<Engine> {
-        Engine::load(EngineSpec {
+        let (spec, _cache) = self.spec()?;
+        Engine::load(spec)
+    }
+
+    /// What a load is given, and its directory.
+    pub(super) fn spec(self) -> Result<(EngineSpec, tempfile::TempDir)> {
+        let spec = EngineSpec {
             model: Arc::new(Model::open(&self.model)?),
-            storage: Service::pool(2),
+            storage: self.storage,
             device: Box::new(CpuDevice::default()),
             device_options: Options::new(),
             kv: self.kv,
@@ -85,12 +98,13 @@ impl Setup {
             context_tokens: self.context,
             offload_cpu_layers: self.layers,
             sessions: self.sessions,
-            direct: false,
-            rates: crate::Rates::default(),
+            direct: self.direct,
+            rates: self.rates,
             dense_chunk_rows: self.mlp_rows,
             load_deadline: self.deadline,
             log: Arc::new(|_, _| ()),
-        })
+        };
+        Ok((spec, self.cache))
     }
 }
 

@@ -1,10 +1,13 @@
 //! A model's files: where each matrix and vector lies in them.
 
-use crate::family::Plan;
-use crate::weights::{ALIGN, up};
+use super::layout::{Layout, Shape};
+use super::{ALIGN, up};
+use crate::family::{Plan, UnitPlan};
 use kvern_contract::{Error, ErrorKind, FileId, FileRead, Result, WeightEncoding};
 use kvern_model::{Dtype, Model, WeightFile};
 use kvern_storage::{OpenHow, Storage};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A matrix in its file.
@@ -18,26 +21,54 @@ pub(crate) struct Stored {
     pub inputs: u32,
 }
 
-/// The files of a model, opened, and its matrices in them.
+/// The files of a model, opened, its matrices in them, and their places in memory.
 pub(crate) struct Files {
     pub stored: Vec<Stored>,
     pub vectors: Vec<Stored>,
+    /// Of each unit of the plan.
+    pub layouts: Vec<Arc<Layout>>,
+    /// Every file is read round the page cache.
+    pub direct: bool,
+    /// Why one is not, where that was asked for.
+    pub refused: Option<String>,
 }
 
 impl Files {
-    /// Opens a model's files. *Errors* of the storage; NotFound for a tensor that is not there.
-    pub(crate) fn open(model: &Model, plan: &Plan, storage: &dyn Storage) -> Result<Self> {
+    /// Opens a model's files, to be read round the page cache where `direct` says so and the file
+    /// system does it. *Errors* of the storage; NotFound for a tensor that is not there.
+    pub(crate) fn open(
+        model: &Model,
+        plan: &Plan,
+        storage: &dyn Storage,
+        direct: bool,
+    ) -> Result<Self> {
+        let how = if direct { OpenHow::Direct } else { OpenHow::Read };
         let mut ids = Vec::new();
         for file in &model.tensors().files {
             ids.push(match file {
-                WeightFile::Path(path) => storage.open(path, OpenHow::Read)?,
+                WeightFile::Path(path) => storage.open(path, how)?,
                 WeightFile::Memory { name, bytes } => storage.open_memory(name, bytes)?,
             });
         }
+        let (mut shapes, mut facts) = (HashMap::new(), Vec::new());
+        for id in &ids {
+            let fact = storage.facts(*id)?;
+            shapes.insert(*id, Shape { align: fact.align, bytes: storage.bytes(*id)? });
+            facts.push(fact);
+        }
         let find = |name: &String| stored(model, &ids, name);
+        let matrices: Vec<Stored> = plan.matrices.iter().map(find).collect::<Result<_>>()?;
+        let shape = |file| shapes.get(&file).copied().unwrap_or(Shape { align: 1, bytes: 0 });
+        let layout = |unit: &UnitPlan| {
+            let of: Vec<Stored> = unit.matrices.iter().map(|m| matrices[m.0]).collect();
+            Arc::new(Layout::of(&of, shape))
+        };
         Ok(Files {
-            stored: plan.matrices.iter().map(find).collect::<Result<_>>()?,
+            layouts: plan.units.iter().map(layout).collect(),
             vectors: plan.vectors.iter().map(find).collect::<Result<_>>()?,
+            stored: matrices,
+            direct: !facts.is_empty() && facts.iter().all(|f| f.direct),
+            refused: facts.into_iter().find_map(|f| f.refused),
         })
     }
     /// Bytes that vectors take in f32.

@@ -1,25 +1,28 @@
-//! Where weights lie. What stays is read once; the rest is read again every sweep, the next unit
-//! while the device computes the last one, by a thread that sleeps in the kernel.
+//! Where weights lie. What stays is read once; the rest is read again every sweep, ahead of the
+//! device, by the storage service.
 
 mod files;
+mod layout;
+mod ranges;
+mod resident;
 mod rows;
 mod stream;
 
 use crate::events::Recorder;
-use crate::family::{Matrix, Plan};
+use crate::family::{Matrix, Plan, UnitPlan};
+use crate::spec::StreamFacts;
 pub(crate) use files::{Files, Stored};
-use files::{finish, read, widen};
 use kvern_contract::{
-    Access, Buffer, DeviceBackend, Error, ErrorKind, FileRead, Result, Slice, Weight,
-    WeightEncoding,
+    Access, Buffer, DeviceBackend, Error, ErrorKind, FileId, Result, Slice, Weight,
 };
 use kvern_storage::{Budget, Region, Storage};
+pub(crate) use layout::Layout;
 pub(crate) use rows::RowReader;
 use std::sync::Arc;
-use std::time::Instant;
-use stream::Stream;
+use std::time::Duration;
+use stream::{Ring, Stream, Turn};
 
-/// Matrices start at multiples of this in memory, whatever their place in the file.
+/// Vectors start at multiples of this in memory.
 const ALIGN: u64 = 64;
 
 /// Where every matrix and vector is for the device, right now.
@@ -32,14 +35,14 @@ pub(crate) struct Table {
 /// A unit's matrices and whether they stay.
 pub(crate) struct Unit {
     matrices: Vec<Matrix>,
-    bytes: u64,
+    layout: Arc<Layout>,
     sweep: bool,
     resident: bool,
 }
 
 impl Unit {
     fn is_streamed(&self) -> bool {
-        self.sweep && !self.resident
+        self.sweep && !self.resident && !self.matrices.is_empty()
     }
 }
 
@@ -49,7 +52,11 @@ pub(crate) struct Weights {
     stored: Vec<Stored>,
     units: Vec<Unit>,
     stream: Option<Stream>,
+    storage: Arc<dyn Storage>,
     events: Arc<Recorder>,
+    /// Files that are read again every sweep.
+    watched: Vec<FileId>,
+    facts: StreamFacts,
     /// Memory that the device computes on for as long as the engine lives.
     kept: Vec<Arc<Region>>,
 }
@@ -60,131 +67,109 @@ pub(crate) struct Load<'a> {
     pub files: Files,
     /// Whether each unit of the plan stays.
     pub resident: &'a [bool],
-    /// How many streamed units memory holds at once.
-    pub slots: usize,
+    /// Memory for units that do not.
+    pub staging: Staging,
     pub device: &'a mut dyn DeviceBackend,
     pub storage: &'a Arc<dyn Storage>,
     pub budget: &'a Budget,
+    /// How long one read may be with the system.
+    pub deadline: Duration,
     pub events: Arc<Recorder>,
 }
 
+/// Memory in which streamed units take turns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Staging {
+    pub bytes: u64,
+    /// Most units that are under way beyond the one that is computed.
+    pub ahead: usize,
+    /// So many always fit whole.
+    pub whole: usize,
+}
+
 impl Weights {
-    /// Reads what stays and makes room for what does not. *Errors* OverBudget, and the reads'.
+    /// Reads what stays, makes room for what does not, and starts to read that. *Errors*
+    /// OverBudget, and the reads'.
     pub(crate) fn load(load: Load<'_>) -> Result<Self> {
-        let Load { plan, files, resident, slots, device, storage, budget, events } = load;
-        let unit = |(unit, resident): (&crate::family::UnitPlan, &bool)| Unit {
+        let Load { plan, files, resident, staging, device, storage, budget, deadline, events } =
+            load;
+        let unit = |((unit, layout), resident): ((&UnitPlan, &Arc<Layout>), &bool)| Unit {
             matrices: unit.matrices.clone(),
-            bytes: unit_bytes(&unit.matrices, &files.stored),
+            layout: Arc::clone(layout),
             sweep: unit.access == Access::Sweep,
             resident: *resident,
         };
-        let units: Vec<Unit> = plan.units.iter().zip(resident).map(unit).collect();
-        let stay: u64 = units.iter().filter(|u| u.resident).map(|u| u.bytes).sum();
+        let units: Vec<Unit> =
+            plan.units.iter().zip(&files.layouts).zip(resident).map(unit).collect();
+        let stay: u64 = units.iter().filter(|u| u.resident).map(|u| u.layout.memory()).sum();
         budget.reserve("weights", stay + files.vector_bytes())?;
-        let matrices = vec![Weight::default(); plan.matrices.len()];
+        let streamed = || units.iter().filter(|u| u.is_streamed());
+        let copied = streamed().map(|u| u.layout.copied());
+        let (copied_tensors, copied_bytes) = copied.fold((0, 0), |a, c| (a.0 + c.0, a.1 + c.1));
+        let facts = StreamFacts {
+            units: streamed().count() as u32,
+            staging_bytes: staging.bytes,
+            read_ahead_units: staging.whole as u32,
+            sweep_bytes: streamed().map(|u| u.layout.matrix_bytes).sum(),
+            copied_tensors,
+            copied_bytes,
+            direct: files.direct,
+            refused: files.refused.clone(),
+            path: storage.path_kind(),
+            ..StreamFacts::default()
+        };
         let mut weights = Weights {
-            table: Table { matrices, vectors: Vec::new() },
+            table: Table {
+                matrices: vec![Weight::default(); plan.matrices.len()],
+                vectors: Vec::new(),
+            },
+            watched: watched(&units, &files.stored),
             stored: files.stored,
             units,
             stream: None,
+            storage: Arc::clone(storage),
             events,
+            facts,
             kept: Vec::new(),
         };
         weights.read_vectors(&files.vectors, device, storage.as_ref())?;
-        for unit in 0..weights.units.len() {
-            if weights.units[unit].resident {
-                weights.read_resident(unit, device, storage.as_ref())?;
-            }
-        }
-        let streamed = weights.units.iter().filter(|u| u.is_streamed());
-        if let Some(largest) = streamed.map(|u| u.bytes).max() {
-            budget.reserve("weight staging", largest * slots as u64)?;
-            weights.stream = Some(Stream::new(largest, slots, device, storage)?);
-        }
+        weights.read_resident(device, storage.as_ref(), deadline)?;
+        weights.stream_rest(staging, device, budget, deadline)?;
         Ok(weights)
     }
 
-    fn read_vectors(
+    fn stream_rest(
         &mut self,
-        vectors: &[Stored],
+        staging: Staging,
         device: &mut dyn DeviceBackend,
-        storage: &dyn Storage,
+        budget: &Budget,
+        deadline: Duration,
     ) -> Result<()> {
-        let bytes = vectors.iter().map(|v| up(4 * u64::from(v.inputs), ALIGN)).sum::<u64>();
-        let region = Region::new(bytes.max(ALIGN) as usize)?;
-        let buffer = import(device, &region)?;
-        let mut raw: Vec<Vec<u8>> = vectors.iter().map(|v| vec![0; v.bytes as usize]).collect();
-        let mut reads: Vec<_> =
-            vectors.iter().zip(&mut raw).map(|(v, into)| read(v, into)).collect();
-        finish(storage, &mut reads)?;
-        let mut lease = region.lend(0, bytes.max(ALIGN) as usize)?;
-        let mut at = 0;
-        for (vector, raw) in vectors.iter().zip(&raw) {
-            widen(raw, vector.encoding, &mut lease[at..at + 4 * vector.inputs as usize]);
-            self.table.vectors.push(Weight {
-                data: Slice { buffer, offset: at as u64 },
-                encoding: WeightEncoding::F32,
-                outputs: 1,
-                inputs: vector.inputs,
-                ..Weight::default()
-            });
-            at += up(4 * u64::from(vector.inputs), ALIGN) as usize;
-        }
-        drop(lease);
-        self.kept.push(region);
-        Ok(())
-    }
-
-    /// Reads a unit that stays and lets the device repack it.
-    fn read_resident(
-        &mut self,
-        unit: usize,
-        device: &mut dyn DeviceBackend,
-        storage: &dyn Storage,
-    ) -> Result<()> {
-        let bytes = self.units[unit].bytes.max(ALIGN) as usize;
-        let region = Region::new(bytes)?;
-        let buffer = import(device, &region)?;
-        let start = Instant::now();
-        let mut lease = region.lend(0, bytes)?;
-        let mut into = &mut lease[..];
-        let mut reads: Vec<FileRead<'_>> = Vec::new();
-        for matrix in &self.units[unit].matrices {
-            let stored = &self.stored[matrix.0];
-            let (this, rest) = into.split_at_mut(up(stored.bytes, ALIGN) as usize);
-            into = rest;
-            reads.push(read(stored, &mut this[..stored.bytes as usize]));
-        }
-        finish(storage, &mut reads)?;
-        drop(reads);
-        drop(lease);
-        self.events.record("safetensor_read", start.elapsed(), self.units[unit].bytes);
-        self.place(unit, Slice { buffer, offset: 0 });
-        let mut used = false;
-        for matrix in self.units[unit].matrices.clone() {
-            let adapted = device.adapt(&self.table.matrices[matrix.0])?;
-            used |= adapted.data.buffer == buffer || adapted.scales.buffer == buffer;
-            self.table.matrices[matrix.0] = adapted;
-        }
-        match used {
-            true => self.kept.push(region),
-            false => device.free(buffer),
+        let turn = |unit: usize| Turn { unit, layout: Arc::clone(&self.units[unit].layout) };
+        let streamed = (0..self.units.len()).filter(|u| self.is_streamed(*u));
+        let turns: Vec<Turn> = streamed.map(turn).collect();
+        if !turns.is_empty() {
+            budget.reserve("weight staging", staging.bytes)?;
+            let (storage, events) = (&self.storage, Arc::clone(&self.events));
+            let (staging_bytes, ahead) = (staging.bytes, staging.ahead);
+            let ring = Ring { turns, staging_bytes, ahead, device, storage, deadline, events };
+            self.stream = Some(Stream::new(ring)?);
         }
         Ok(())
     }
 
-    /// Says where a unit's matrices are now.
-    fn place(&mut self, unit: usize, mut at: Slice) {
-        for matrix in &self.units[unit].matrices {
-            let stored = &self.stored[matrix.0];
+    /// Says where a unit's matrices are now; `extents` are its extents' places.
+    fn place(&mut self, unit: usize, extents: &[Slice]) {
+        let unit = &self.units[unit];
+        for (matrix, place) in unit.matrices.iter().zip(&unit.layout.places) {
+            let (stored, at) = (&self.stored[matrix.0], extents[place.extent]);
             self.table.matrices[matrix.0] = Weight {
-                data: at,
+                data: Slice { buffer: at.buffer, offset: at.offset + place.at },
                 encoding: stored.encoding,
                 outputs: stored.outputs,
                 inputs: stored.inputs,
                 ..Weight::default()
             };
-            at.offset += up(stored.bytes, ALIGN);
         }
     }
 
@@ -203,28 +188,64 @@ impl Weights {
         self.stored[matrix.0]
     }
 
-    /// Waits until a streamed unit is in memory, and starts reading the one after it. *Caller*: has
+    /// A sweep begins that uses units before `end` only. *Errors* Damaged: a file that is read
+    /// every sweep is not the one that was opened.
+    pub(crate) fn begin(&mut self, end: usize) -> Result<()> {
+        self.facts.sweeps += 1;
+        self.watched.iter().try_for_each(|file| self.storage.unchanged(*file))?;
+        self.stream.as_mut().map_or(Ok(()), |stream| stream.begin(end))
+    }
+
+    /// Whether work on weights has to be done before this unit is entered: it is streamed, or the
+    /// last one was and gives its memory back.
+    pub(crate) fn is_border(&self, unit: usize) -> bool {
+        self.is_streamed(unit) || self.stream.as_ref().is_some_and(Stream::holds)
+    }
+
+    /// Makes a unit be in memory, and lets those before it give way to the next ones. *Caller*: has
     /// waited for all work on streamed units before it. *Errors* of the reads.
     pub(crate) fn arrive(&mut self, unit: usize) -> Result<()> {
-        let next = (unit + 1..self.units.len()).find(|u| self.units[*u].is_streamed());
+        let streamed = self.is_streamed(unit);
         let Some(stream) = &mut self.stream else {
             let text = format!("unit {unit} is streamed and there is no staging memory");
-            return Err(Error::new(ErrorKind::Internal, "engine/stream", text));
+            return if streamed {
+                Err(Error::new(ErrorKind::Internal, "engine/stream", text))
+            } else {
+                Ok(())
+            };
         };
-        let pieces = |unit: usize| stream::pieces(&self.units[unit].matrices, &self.stored);
-        let at = stream.arrive((unit, pieces(unit)), next.map(|n| (n, pieces(n))), &self.events)?;
-        self.place(unit, at);
-        Ok(())
+        match streamed {
+            false => stream.leave(),
+            true => {
+                let extents = stream.arrive(unit)?;
+                self.place(unit, &extents);
+                Ok(())
+            }
+        }
     }
+
+    /// What was streamed so far.
+    pub(crate) fn facts(&self) -> StreamFacts {
+        let stream = self.stream.as_ref();
+        StreamFacts {
+            streamed_bytes: stream.map_or(0, |s| s.arrived_bytes),
+            waited: stream.map_or(Duration::ZERO, |s| s.waited),
+            ..self.facts.clone()
+        }
+    }
+}
+
+/// Files that hold a unit that does not stay.
+fn watched(units: &[Unit], stored: &[Stored]) -> Vec<FileId> {
+    let away = units.iter().filter(|u| !u.resident).flat_map(|u| &u.matrices);
+    let mut files: Vec<FileId> = away.map(|m| stored[m.0].file).collect();
+    files.sort_by_key(|file| file.0);
+    files.dedup();
+    files
 }
 
 pub(crate) fn up(n: u64, to: u64) -> u64 {
     n.div_ceil(to) * to
-}
-
-/// Bytes that a unit's matrices take in memory.
-pub(crate) fn unit_bytes(matrices: &[Matrix], stored: &[Stored]) -> u64 {
-    matrices.iter().map(|m| up(stored[m.0].bytes, ALIGN)).sum()
 }
 
 /// Host memory as a device's buffer. *Errors* Unsupported: the device cannot share host memory.

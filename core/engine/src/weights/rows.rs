@@ -1,10 +1,12 @@
 //! Rows of a table that is not in memory, read one by one: a step needs a few of an embedding's.
 
-use super::files::{Stored, finish};
+use super::files::Stored;
 use super::import;
-use kvern_contract::{DeviceBackend, FileRead, Result, Slice, Weight};
-use kvern_storage::{Budget, Region, Storage};
+use kvern_contract::{DeviceBackend, Result, Slice, Weight};
+use kvern_storage::{Budget, Fill, Priority, Region, Storage};
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Memory for the rows of one step.
 pub(crate) struct RowReader {
@@ -30,19 +32,34 @@ impl RowReader {
         Ok(RowReader { region, at, table, row_bytes })
     }
 
-    /// Reads the rows of `ids`, in order; the answer is a table of just these. *Caller*: no work on
-    /// the last answer is left. *Errors* of the reads.
-    pub(crate) fn read(&mut self, ids: &[u32], storage: &dyn Storage) -> Result<Weight> {
-        let mut lease = self.region.lend(0, self.row_bytes * ids.len())?;
-        let rows = lease.chunks_exact_mut(self.row_bytes);
-        let row = |(id, into): (&u32, _)| FileRead {
-            file: self.table.file,
-            offset: self.table.offset + u64::from(*id) * self.row_bytes as u64,
-            into,
-            done: Ok(()),
-        };
-        let mut reads: Vec<_> = ids.iter().zip(rows).map(row).collect();
-        finish(storage, &mut reads)?;
+    /// Reads the rows of `ids`, each id's once; the answer is a table of just these, in order.
+    /// *Caller*: no work on the last answer is left. *Errors* of the reads.
+    pub(crate) fn read(
+        &mut self,
+        ids: &[u32],
+        storage: &dyn Storage,
+        deadline: Duration,
+    ) -> Result<Weight> {
+        let bytes = self.row_bytes;
+        let (mut first, mut again, mut fills) = (HashMap::new(), Vec::new(), Vec::new());
+        for (row, id) in ids.iter().enumerate() {
+            if let Some(from) = first.get(id) {
+                again.push((*from, row));
+                continue;
+            }
+            first.insert(*id, row);
+            let offset = self.table.offset + u64::from(*id) * bytes as u64;
+            let into = self.region.lend(row * bytes, bytes)?;
+            fills.push(Fill { file: self.table.file, offset, into });
+        }
+        let filling = storage.fill(fills, Priority::Urgent);
+        filling.wait(deadline).into_iter().try_for_each(|done| done.map(drop))?;
+        if !again.is_empty() {
+            let mut rows = self.region.lend(0, bytes * ids.len())?;
+            for (from, row) in again {
+                rows.copy_within(from * bytes..(from + 1) * bytes, row * bytes);
+            }
+        }
         Ok(Weight {
             data: self.at,
             encoding: self.table.encoding,

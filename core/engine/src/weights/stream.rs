@@ -1,141 +1,278 @@
-//! Units that take turns in staging memory. One thread reads, the engine computes; a slot's lease
-//! travels to the thread and comes home with its answer.
+//! Units that take turns in staging memory, over and over: a ring in the order of a sweep. While
+//! the device computes one, the next ones arrive; behind the last comes the first of the next
+//! sweep, so that the drive works while the head computes. The service's threads read; this one
+//! only starts reads and waits for them.
 
-use super::files::{Stored, finish, read};
-use super::{ALIGN, import, up};
+use super::import;
+use super::layout::{Extent, Layout};
+use super::ranges::Ranges;
 use crate::events::Recorder;
-use crate::family::Matrix;
-use kvern_contract::{DeviceBackend, Error, ErrorKind, Result, Slice};
-use kvern_storage::{Lease, Region, Storage};
+use kvern_contract::{Buffer, DeviceBackend, Error, ErrorKind, Result, Slice};
+use kvern_storage::{Fill, Filling, Priority, Region, Storage};
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-/// Matrices and their places in a slot.
-pub(super) type Pieces = Vec<(Stored, usize)>;
+/// How long memory is waited for once a read failed: the failure is what is told.
+const LOSS_WAIT: Duration = Duration::from_secs(1);
 
-/// Where a unit's matrices go in a slot, one after another.
-pub(super) fn pieces(matrices: &[Matrix], stored: &[Stored]) -> Pieces {
-    let mut at = 0;
-    let place = |m: &Matrix| {
-        let here = at;
-        at += up(stored[m.0].bytes, ALIGN) as usize;
-        (stored[m.0], here)
-    };
-    matrices.iter().map(place).collect()
+/// A unit that is streamed.
+pub(super) struct Turn {
+    /// Its index in the plan.
+    pub unit: usize,
+    pub layout: Arc<Layout>,
 }
 
-struct Slot {
-    region: Arc<Region>,
-    at: Slice,
-    holds: Option<usize>,
+/// What a ring needs.
+pub(super) struct Ring<'a> {
+    /// In the order of a sweep, at least one.
+    pub turns: Vec<Turn>,
+    /// Bytes of staging memory: the largest unit's at least.
+    pub staging_bytes: u64,
+    /// Most units under way beyond the one that is computed.
+    pub ahead: usize,
+    pub device: &'a mut dyn DeviceBackend,
+    pub storage: &'a Arc<dyn Storage>,
+    /// How long one read may be with the system.
+    pub deadline: Duration,
+    pub events: Arc<Recorder>,
 }
 
-/// Staging memory and the thread that fills it.
+/// An extent in staging memory, or on its way there.
+struct Flight {
+    turn: u64,
+    extent: usize,
+    at: u64,
+    /// Until it has arrived.
+    filling: Option<Filling>,
+}
+
+/// The ring. A turn is a count over all sweeps: turn `t` is of unit `t % units`.
 pub(super) struct Stream {
-    slots: Vec<Slot>,
-    next: usize,
-    /// The unit on its way, and its slot.
-    arriving: Option<(usize, usize, u64)>,
-    ask: Sender<(Lease, Pieces)>,
-    answer: Receiver<(Result<()>, Duration)>,
+    ring: Vec<Turn>,
+    region: Arc<Region>,
+    buffer: Buffer,
+    ranges: Ranges,
+    storage: Arc<dyn Storage>,
+    deadline: Duration,
+    events: Arc<Recorder>,
+    ahead: usize,
+    /// In the order of turns and extents.
+    flights: VecDeque<Flight>,
+    /// The turn and extent to start next.
+    next: (u64, usize),
+    /// The turn whose unit is computed.
+    held: Option<u64>,
+    /// Turns before this are over.
+    over: u64,
+    /// Turns that this sweep leaves out.
+    left_out: Range<u64>,
+    /// Bytes of matrices that arrived, and the time that was waited for them.
+    pub arrived_bytes: u64,
+    pub waited: Duration,
 }
 
 impl Stream {
-    /// `slots` places for units of at most `largest` bytes.
-    pub(super) fn new(
-        largest: u64,
-        slots: usize,
-        device: &mut dyn DeviceBackend,
-        storage: &Arc<dyn Storage>,
-    ) -> Result<Self> {
-        let slot = || {
-            let region = Region::new(largest as usize)?;
-            let at = Slice { buffer: import(device, &region)?, offset: 0 };
-            Ok(Slot { region, at, holds: None })
+    /// Makes staging memory and starts to read. *Errors* of memory and the device.
+    pub(super) fn new(ring: Ring<'_>) -> Result<Self> {
+        let Ring { turns, staging_bytes, ahead, device, storage, deadline, events } = ring;
+        let region = Region::new(staging_bytes as usize)?;
+        let buffer = import(device, &region)?;
+        storage.register(&region);
+        let mut stream = Stream {
+            // Behind the last unit comes the first, which is not read while it is in memory.
+            ahead: ahead.min(turns.len().saturating_sub(1)),
+            ring: turns,
+            region,
+            buffer,
+            ranges: Ranges::new(staging_bytes),
+            storage: Arc::clone(storage),
+            deadline,
+            events,
+            flights: VecDeque::new(),
+            next: (0, 0),
+            held: None,
+            over: 0,
+            left_out: 0..0,
+            arrived_bytes: 0,
+            waited: Duration::ZERO,
         };
-        let slots = std::iter::repeat_with(slot).take(slots).collect::<Result<_>>()?;
-        let (ask, asked) = channel::<(Lease, Pieces)>();
-        let (reply, answer) = channel();
-        let storage = Arc::clone(storage);
-        std::thread::Builder::new()
-            .name("kvern-weights".into())
-            .spawn(move || {
-                while let Ok((mut lease, pieces)) = asked.recv() {
-                    let start = Instant::now();
-                    let done = fill(storage.as_ref(), &mut lease, &pieces);
-                    drop(lease);
-                    if reply.send((done, start.elapsed())).is_err() {
-                        return;
-                    }
-                }
-            })
-            .map_err(|e| Error::new(ErrorKind::Internal, "engine/load", e.to_string()))?;
-        Ok(Stream { slots, next: 0, arriving: None, ask, answer })
+        stream.pump()?;
+        Ok(stream)
     }
 
-    /// Waits for `this` and starts to read `next` into another slot, where there is one. Answers
-    /// where `this` is.
-    pub(super) fn arrive(
-        &mut self,
-        this: (usize, Pieces),
-        next: Option<(usize, Pieces)>,
-        events: &Recorder,
-    ) -> Result<Slice> {
-        self.settle(events)?;
-        if !self.slots.iter().any(|s| s.holds == Some(this.0)) {
-            self.request(this.0, this.1)?;
-            self.settle(events)?;
-        }
-        let held = self.slots.iter().position(|s| s.holds == Some(this.0));
-        let held = held.ok_or_else(|| {
-            let text = "a unit was read and no slot holds it";
-            Error::new(ErrorKind::Internal, "engine/stream", text)
-        })?;
-        if let Some((unit, pieces)) = next
-            && self.slots.len() > 1
-            && !self.slots.iter().any(|s| s.holds == Some(unit))
-        {
-            self.next = (held + 1) % self.slots.len();
-            self.request(unit, pieces)?;
-        }
-        Ok(self.slots[held].at)
+    /// A sweep begins that uses units before `end` only: the others are not read for it.
+    pub(super) fn begin(&mut self, end: usize) -> Result<()> {
+        let units = self.ring.len() as u64;
+        let start = self.held.map_or(self.over, |held| held + 1).next_multiple_of(units);
+        let used = self.ring.iter().filter(|t| t.unit < end).count() as u64;
+        self.left_out = start + used..start + units;
+        self.pump()
     }
 
-    fn request(&mut self, unit: usize, pieces: Pieces) -> Result<()> {
-        let slot = &mut self.slots[self.next];
-        slot.holds = None;
-        let bytes = pieces.last().map_or(0, |(s, at)| *at + s.bytes as usize);
-        let lease = slot.region.lend(0, bytes)?;
-        self.ask.send((lease, pieces)).map_err(|_| gone())?;
-        self.arriving = Some((unit, self.next, bytes as u64));
-        self.next = (self.next + 1) % self.slots.len();
+    /// Whether a unit is being computed on.
+    pub(super) fn holds(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// The unit that was computed gives way. *Caller*: has waited for all work on it.
+    pub(super) fn leave(&mut self) -> Result<()> {
+        if let Some(held) = self.held.take() {
+            self.over = held + 1;
+            self.release(held + 1)?;
+        }
+        self.pump()
+    }
+
+    /// Waits until a unit is in memory; answers where each of its extents is. Units before it give
+    /// way. *Caller*: has waited for all work on them. *Errors* of the reads.
+    pub(super) fn arrive(&mut self, unit: usize) -> Result<Vec<Slice>> {
+        let units = self.ring.len() as u64;
+        let index = self.ring.iter().position(|t| t.unit == unit);
+        let index = index.ok_or_else(|| internal(format!("unit {unit} is not streamed")))? as u64;
+        let held = self.held.filter(|held| held % units == index);
+        let turn = held.unwrap_or_else(|| {
+            let from = self.held.map_or(self.over, |held| held + 1);
+            from + (index + units - from % units) % units
+        });
+        if held.is_none() {
+            self.enter(turn).inspect_err(|_| self.lose(turn))?;
+            self.wait(turn).inspect_err(|_| self.lose(turn))?;
+        }
+        let here = self.flights.iter().filter(|f| f.turn == turn);
+        Ok(here.map(|f| Slice { buffer: self.buffer, offset: f.at }).collect())
+    }
+
+    /// Makes a turn the one that is computed, with all of its reads started.
+    fn enter(&mut self, turn: u64) -> Result<()> {
+        self.held = Some(turn);
+        self.release(turn)?;
+        if self.flights.front().map_or(self.next, |f| (f.turn, f.extent)) != (turn, 0) {
+            // It was not expected now: what was read ahead is of no use.
+            self.release(u64::MAX)?;
+            self.next = (turn, 0);
+        }
+        while self.next.0 == turn {
+            if !self.start()? {
+                return Err(internal("a unit that fits staging memory found no room".into()));
+            }
+        }
+        self.pump()
+    }
+
+    /// Waits for the reads of a turn.
+    fn wait(&mut self, turn: u64) -> Result<()> {
+        let began = Instant::now();
+        let (mut took, mut read) = (Duration::ZERO, 0);
+        for flight in self.flights.iter_mut().filter(|f| f.turn == turn) {
+            let extent =
+                &self.ring[(turn % self.ring.len() as u64) as usize].layout.extents[flight.extent];
+            let Some(filling) = flight.filling.take() else { continue };
+            let clock = filling.clock();
+            filling.wait(self.deadline).into_iter().try_for_each(|done| done.map(drop))?;
+            copy(&self.region, flight.at, extent)?;
+            took = took.max(clock.took());
+            read += extent.bytes;
+        }
+        self.waited += began.elapsed();
+        self.arrived_bytes += self.layout(turn).matrix_bytes;
+        self.events.record("safetensor_read", took, read);
+        self.events.record("layer_load", took, read);
         Ok(())
     }
 
-    fn settle(&mut self, events: &Recorder) -> Result<()> {
-        let Some((unit, slot, bytes)) = self.arriving.take() else { return Ok(()) };
-        let (done, took) = self.answer.recv().map_err(|_| gone())?;
-        done?;
-        events.record("safetensor_read", took, bytes);
-        events.record("layer_load", took, bytes);
-        self.slots[slot].holds = Some(unit);
+    /// What an error leaves: a turn that is over, and nothing under way.
+    fn lose(&mut self, turn: u64) {
+        (self.held, self.over, self.next) = (None, turn + 1, (turn + 1, 0));
+        let within = self.deadline.min(LOSS_WAIT);
+        // The error that is on its way says more.
+        let _ = self.free(u64::MAX, within);
+    }
+
+    /// Starts reads while there is room, at most `ahead` units beyond the one that is computed.
+    fn pump(&mut self) -> Result<()> {
+        while self.start()? {}
         Ok(())
     }
-}
 
-fn gone() -> Error {
-    Error::new(ErrorKind::Internal, "engine/stream", "the thread that reads weights has ended")
-}
-
-fn fill(storage: &dyn Storage, lease: &mut [u8], pieces: &Pieces) -> Result<()> {
-    let mut reads = Vec::new();
-    let (mut rest, mut start) = (lease, 0);
-    for (stored, at) in pieces {
-        let (_, from) = rest.split_at_mut(at - start);
-        let (this, after) = from.split_at_mut(stored.bytes as usize);
-        reads.push(read(stored, this));
-        (rest, start) = (after, at + stored.bytes as usize);
+    /// Starts the next extent's read; whether there was room.
+    fn start(&mut self) -> Result<bool> {
+        if self.next.1 == 0 && self.held != Some(self.next.0) {
+            if self.left_out.contains(&self.next.0) {
+                self.next.0 = self.left_out.end;
+            }
+            let mut beyond: Vec<u64> = self.flights.iter().map(|f| f.turn).collect();
+            beyond.dedup();
+            // The one that is computed, or will be next, is among them.
+            if beyond.len() > self.ahead {
+                return Ok(false);
+            }
+        }
+        let (turn, index) = self.next;
+        let layout = Arc::clone(self.layout(turn));
+        let extent = layout.extents.get(index);
+        let extent = extent.ok_or_else(|| internal("a streamed unit has no weights".into()))?;
+        let own: Vec<u64> = self.flights.iter().filter(|f| f.turn == turn).map(|f| f.at).collect();
+        let rest: Vec<u64> = layout.extents[index + 1..].iter().map(|e| e.memory).collect();
+        let Some(at) = self.ranges.place(&own, extent.memory, &rest) else { return Ok(false) };
+        let into = self.region.lend(at as usize, extent.bytes as usize)?;
+        self.ranges.take(at, extent.memory);
+        let fill = Fill { file: extent.file, offset: extent.start, into };
+        let filling = Some(self.storage.fill(vec![fill], Priority::Next));
+        self.flights.push_back(Flight { turn, extent: index, at, filling });
+        self.next = match index + 1 == layout.extents.len() {
+            true => (turn + 1, 0),
+            false => (turn, index + 1),
+        };
+        Ok(true)
     }
-    finish(storage, &mut reads)
+
+    /// Frees the memory of turns before `end`. *Errors* Timeout: the system still writes to it.
+    fn release(&mut self, end: u64) -> Result<()> {
+        self.free(end, self.deadline)
+    }
+
+    /// Frees the memory of turns before `end`. What is still read there is given up, and waited for
+    /// where the system has it already, but not for longer than `within`.
+    fn free(&mut self, end: u64, within: Duration) -> Result<()> {
+        let count = self.flights.iter().take_while(|f| f.turn < end).count();
+        let gone: Vec<Flight> = self.flights.drain(..count).collect();
+        gone.iter().for_each(|f| self.ranges.free(f.at));
+        let under_way: Vec<Filling> = gone.into_iter().filter_map(|f| f.filling).collect();
+        under_way.iter().for_each(Filling::give_up);
+        let began = Instant::now();
+        while !under_way.iter().all(Filling::is_done) {
+            if began.elapsed() > within {
+                let text = format!(
+                    "reads that were given up are still with the system after {} s: check the drive",
+                    within.as_secs_f64()
+                );
+                return Err(Error::new(ErrorKind::Timeout, "engine/stream", text));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    fn layout(&self, turn: u64) -> &Arc<Layout> {
+        &self.ring[(turn % self.ring.len() as u64) as usize].layout
+    }
+}
+
+/// Puts those of an extent's matrices elsewhere whose place does not suit their values.
+pub(super) fn copy(region: &Arc<Region>, at: u64, extent: &Extent) -> Result<()> {
+    if extent.copies.is_empty() {
+        return Ok(());
+    }
+    let mut memory = region.lend(at as usize, extent.memory as usize)?;
+    for copy in &extent.copies {
+        let from = copy.from as usize;
+        memory.copy_within(from..from + copy.bytes as usize, copy.to as usize);
+    }
+    Ok(())
+}
+
+fn internal(text: String) -> Error {
+    Error::new(ErrorKind::Internal, "engine/stream", text)
 }
