@@ -1,6 +1,6 @@
 //! Divides a memory budget before anything is read: what is needed anyway, then KV, then weights:
-//! those that stay, and staging for the others. A budget that cannot work is refused here, with what
-//! is needed at least.
+//! those that stay, and staging for the others. A budget that cannot work is refused here, with
+//! what is needed at least.
 
 use crate::family::Family;
 use crate::io;
@@ -203,8 +203,8 @@ impl Division {
     }
 
     /// Staging for units of these sizes, in the order of a sweep, beside so many bytes that stay;
-    /// `None` where there is no room for the largest. What no unit needs to stay goes to staging, up
-    /// to `ahead` units beyond the one that is computed.
+    /// `None` where there is no room for the largest. What no unit needs to stay goes to staging,
+    /// up to `ahead` units beyond the one that is computed.
     pub(crate) fn staging(&self, resident: u64, streamed: &[u64], ahead: u32) -> Option<Staging> {
         let Some(largest) = streamed.iter().copied().max() else { return Some(Staging::default()) };
         let ahead = (ahead as usize).min(streamed.len() - 1);

@@ -245,7 +245,8 @@ impl Stream {
         while !under_way.iter().all(Filling::is_done) {
             if began.elapsed() > within {
                 let text = format!(
-                    "reads that were given up are still with the system after {} s: check the drive",
+                    "reads that were given up are still with the system after {} s: check the \
+                     drive",
                     within.as_secs_f64()
                 );
                 return Err(Error::new(ErrorKind::Timeout, "engine/stream", text));
