@@ -123,7 +123,8 @@ pub(crate) fn divide(
     if let Some(kv) = spec.kv_budget.filter(|kv| *kv < least_kv) {
         let text = format!(
             "a kv budget of {kv} bytes is too small for this model and strategy: at least \
-             {least_kv} bytes ({} frames of {}) are needed; raise --kv-budget, or lower the context",
+             {least_kv} bytes ({} frames of {}) are needed; raise --kv-budget, or lower the \
+             context",
             need.least, need.frame_bytes
         );
         return Err(Error::new(ErrorKind::OverBudget, "engine/load", text));

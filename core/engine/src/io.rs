@@ -1,5 +1,5 @@
 //! What the host tells the device in buffers: ids, rope tables, write targets, spans, page tables.
-//! Parts of one region. A step's inputs stay for as long as it runs; its other tables stay until the
+//! Parts of one region. A step's inputs stay as long as it runs; its other tables stay until the
 //! list of ops that reads them has run.
 
 use crate::weights::import;

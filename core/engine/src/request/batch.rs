@@ -169,7 +169,7 @@ impl Engine {
     }
 
     /// Who adds which rows: first those that must take a step again as it was, then a row of each
-    /// that decodes, whoever has waited longest first, then prompts in the order in which they came.
+    /// that decodes, who has waited longest first, then prompts in the order in which they came.
     fn parts(&mut self, batch: &mut Batch<'_>) -> Result<Vec<Part>> {
         let running = &mut batch.running;
         let mut order: Vec<usize> = (0..running.len()).collect();
