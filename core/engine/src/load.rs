@@ -155,7 +155,9 @@ fn place(
         let (policy, options) = (spec.offload.as_ref(), &spec.offload_options);
         let placed = match placement::place(policy, options, plan, files, &room) {
             Ok(placed) => placed,
-            // The next offer may be larger.
+            // A count may need the larger offer that comes next; a policy that chose by itself has
+            // broken its word.
+            Err(error) if host_layers.is_none() => return Err(error),
             Err(error) => {
                 refused.get_or_insert(error);
                 continue;
