@@ -6,7 +6,7 @@ use std::time::Duration;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let file = std::env::args().nth(1).ok_or("usage: drive FILE [SECONDS]")?;
     let seconds = std::env::args().nth(2).map_or(Ok(1.0), |text| text.parse())?;
-    for path in [PathChoice::Ring, PathChoice::Pool] {
+    for path in [PathChoice::Auto, PathChoice::Pool] {
         for direct in [true, false] {
             for (block_bytes, depth) in
                 [(256 << 10, 8), (256 << 10, 16), (512 << 10, 16), (1 << 20, 8)]

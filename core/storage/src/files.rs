@@ -44,7 +44,7 @@ pub(crate) enum Way {
     Direct,
 }
 
-/// What a file was when it was opened.
+/// What a file was when it was opened to be read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Born {
     file: (u64, u64),
@@ -116,7 +116,7 @@ impl OpenFile {
             body: Body::Disk(file),
             direct,
             refused,
-            born: Some(Born::of(&facts)),
+            born: (!writable).then(|| Born::of(&facts)),
             path: path.to_owned(),
             writable,
             name_is_new: AtomicBool::new(name_is_new),

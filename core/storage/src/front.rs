@@ -5,10 +5,12 @@ use crate::fault::{late, no_file};
 use crate::files::{self, DIRECT_ALIGN, FileTable, OpenFile, Way};
 use crate::fill::{Fill, Filling, Priority};
 use crate::meter::{Meter, lock};
+use crate::owner::{Batch, Job};
+use crate::piece::{Piece, Task};
+use crate::queue::Queue;
 use crate::region::Region;
 use crate::ring::Ring;
 use crate::service::{Counters, FileFacts, OpenHow, Storage};
-use crate::worker::{Job, Piece, Queue, Task};
 use kvern_contract::{FileId, FileRead, FileWrite, Result};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -23,8 +25,6 @@ pub enum PathChoice {
     /// A ring; threads where the kernel refuses one.
     #[default]
     Auto,
-    /// As `Auto`: a run never fails for want of a ring, and says what ran.
-    Ring,
     /// Threads that sleep in `pread` and `pwrite`.
     Pool,
 }
@@ -248,7 +248,7 @@ impl Service {
         }
     }
 
-    fn start(&self, pieces: Vec<Piece>) -> Arc<crate::worker::Batch> {
+    fn start(&self, pieces: Vec<Piece>) -> Arc<Batch> {
         let batch = self.queue.submit(pieces);
         if self.is_alone() {
             self.queue.drain(&self.meter);

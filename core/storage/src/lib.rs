@@ -20,13 +20,15 @@ mod fill;
 mod front;
 mod lock;
 mod meter;
+mod owner;
 mod pace;
+mod piece;
 mod probe;
+mod queue;
 mod region;
 mod ring;
 mod root;
 mod service;
-mod worker;
 
 pub use budget::Budget;
 pub use fill::{Fill, FillClock, FillTicket, Filling, Priority};

@@ -9,15 +9,19 @@
 
 use crate::files::Way;
 use crate::meter::{Meter, lock};
+use crate::owner::Owner;
+use crate::piece::{Piece, Task};
+use crate::queue::{Next, Queue};
 use crate::region::Region;
-use crate::worker::{Next, Owner, Piece, Queue, Task};
 use crate::{fault, files};
 use io_uring::{IoUring, opcode, types};
 use kvern_contract::Result;
 use std::io::{self, PipeReader, PipeWriter, Write};
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// `user_data` of the read that waits for the bell.
 const BELL: u64 = u64::MAX;
@@ -141,30 +145,36 @@ impl Ring {
         Ok((ring, bell))
     }
 
-    /// Moves pieces until the queue is stopped and the kernel has answered everything.
-    pub(crate) fn run(mut self) {
+    /// Moves pieces until the queue is stopped and the kernel has answered everything. Only then
+    /// is anything freed: on unwinding, too, the kernel may still write to what it was given.
+    pub(crate) fn run(self) {
+        let mut ring = ManuallyDrop::new(self);
+        ring.serve();
+        if !ring.listening {
+            drop(ManuallyDrop::into_inner(ring));
+        }
+    }
+
+    fn serve(&mut self) {
         let mut answers = Vec::new();
         loop {
             self.register();
-            let stopped = self.take();
+            let (stopped, later) = match self.take() {
+                Next::Stopped => (true, None),
+                Next::Later(pause) => (false, Some(pause)),
+                _ => (false, None),
+            };
             let under_way = self.slots.len() - self.free.len();
             if stopped && under_way == 0 {
-                // What listens for the bell reads into memory that this drops: end it first.
+                // What listens for the bell reads into memory that ends with this: end it first.
                 self.bell.ring();
                 while self.listening && self.ring.submit_and_wait(1).is_ok() {
                     self.listening = !self.ring.completion().any(|c| c.user_data() == BELL);
                 }
-                if self.listening {
-                    std::mem::forget(self);
-                }
                 return;
             }
             self.listen();
-            if self.ring.submit_and_wait(1).is_err() {
-                // Interrupted, or the kernel is short of something for now: what was asked stays
-                // asked.
-                std::thread::yield_now();
-            }
+            self.sleep(later);
             answers.extend(self.ring.completion().map(|c| (c.user_data(), c.result())));
             for (tag, result) in answers.drain(..) {
                 match tag {
@@ -178,12 +188,26 @@ impl Ring {
         }
     }
 
-    /// Starts what waits, as far as there are slots; whether nothing will come any more.
-    fn take(&mut self) -> bool {
+    /// Until something completes or arrives, or until what waits may begin.
+    fn sleep(&mut self, later: Option<Duration>) {
+        let woken = match later {
+            None => self.ring.submit_and_wait(1),
+            Some(pause) => {
+                let until = types::Timespec::from(pause);
+                let ask = types::SubmitArgs::new().timespec(&until);
+                self.ring.submitter().submit_with_args(1, &ask)
+            }
+        };
+        if woken.is_err_and(|e| !matches!(e.raw_os_error(), Some(libc::EINTR | libc::ETIME))) {
+            // The kernel is short of something for now: what was asked stays asked.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Starts what waits, as far as there are slots; says what is left.
+    fn take(&mut self) -> Next {
         while let Some(&slot) = self.free.last() {
             match self.queue.look(&self.meter) {
-                Next::Empty => return false,
-                Next::Stopped => return true,
                 Next::Work(piece, owner) => {
                     let Some(_) = piece.file.descriptor(piece.way) else {
                         // No drive takes part: nothing to wait for.
@@ -202,9 +226,10 @@ impl Ring {
                     self.meter.depth_peak.fetch_max(depth, Ordering::Relaxed);
                     self.submit(slot);
                 }
+                rest => return rest,
             }
         }
-        false
+        Next::Empty
     }
 
     /// Gives the kernel a slot's operation, or the rest of it.

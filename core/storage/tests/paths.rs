@@ -17,7 +17,7 @@ fn services() -> Vec<Arc<Service>> {
     };
     vec![
         of(PathChoice::Auto, 512 << 10),
-        of(PathChoice::Ring, 4096),
+        of(PathChoice::Auto, 4096),
         of(PathChoice::Pool, 64 << 10),
         Service::new(ServiceSpec { path: PathChoice::Pool, threads: 0, ..ServiceSpec::default() }),
     ]

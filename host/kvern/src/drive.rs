@@ -1,6 +1,7 @@
 //! What the drive under a directory can do, found out by doing it.
 
-use rustix::fs::{Mode, OFlags, open, statfs, unlink};
+use kvern_storage::{OpenHow, Service, ServiceSpec, Storage};
+use rustix::fs::statfs;
 use std::path::{Path, PathBuf};
 
 /// Facts about a directory's file system.
@@ -56,33 +57,23 @@ impl Drive {
 }
 
 fn probe(directory: &Path) -> (Result<(), String>, Result<(), String>) {
-    const BYTES: usize = 4096;
     let path = directory.join(format!(".kvern-probe-{}", std::process::id()));
-    if let Err(e) = std::fs::write(&path, [1u8; BYTES]) {
+    if let Err(e) = std::fs::write(&path, [1u8; 4096]) {
         return (Err(e.to_string()), Err("nothing could be written to read back".into()));
     }
-    let direct = open(&path, OFlags::RDONLY | OFlags::DIRECT, Mode::empty())
-        .map_err(|e| e.to_string())
-        .and_then(|file| {
-            let mut room = vec![0u8; 2 * BYTES];
-            let skip = room.as_ptr().align_offset(BYTES);
-            let Some(aligned) = room.get_mut(skip..skip + BYTES) else {
-                return Err("no aligned memory".into());
-            };
-            match rustix::io::read(&file, &mut *aligned) {
-                Ok(BYTES) if aligned.iter().all(|b| *b == 1) => Ok(()),
-                Ok(n) => Err(format!("read {n} of {BYTES} bytes")),
-                Err(e) => Err(e.to_string()),
-            }
-        });
+    let service = Service::pool(0);
+    let opened = service.open(&path, OpenHow::Direct).and_then(|file| service.facts(file));
+    let direct =
+        opened.map_err(|e| e.to_string()).and_then(|facts| facts.refused.map_or(Ok(()), Err));
     // A probe that stays behind is only untidy.
-    let _ = unlink(&path);
+    let _ = std::fs::remove_file(&path);
     (Ok(()), direct)
 }
 
-/// Whether the kernel lets this process set up a ring.
+/// Whether the kernel lets this process have a ring.
 pub fn io_uring() -> Result<(), String> {
-    io_uring::IoUring::new(2).map(drop).map_err(|e| e.to_string())
+    let service = Service::new(ServiceSpec::default());
+    service.path_reason().map_or(Ok(()), |reason| Err(reason.into()))
 }
 
 #[cfg(test)]

@@ -136,7 +136,7 @@ impl Prepared {
         log::line(3, &format!("weights are read {}: {}", reading.word(), reading.reason));
         let mut engine = Engine::load(EngineSpec {
             model: Arc::clone(&model),
-            storage: storage,
+            storage,
             device: plugins.device.plugin,
             device_options: plugins.device.options,
             kv: plugins.kv.plugin,
@@ -171,8 +171,7 @@ impl Prepared {
 /// refuses it.
 fn storage(settings: &Settings) -> Outcome<Arc<Service>> {
     let path = match settings.io {
-        IoPath::Auto => PathChoice::Auto,
-        IoPath::IoUring => PathChoice::Ring,
+        IoPath::Auto | IoPath::IoUring => PathChoice::Auto,
         IoPath::Pread => PathChoice::Pool,
     };
     let bytes_per_second = settings.drive_rate;

@@ -198,16 +198,6 @@ impl Pager {
         }
     }
 
-    /// Most rows of a step whose first is at this position and of which some may be cut: what is
-    /// lossy is cold by steps, so that no page may end among them.
-    pub(crate) fn tentative_rows(&self, position: u64) -> usize {
-        let page = u64::from(kvern_contract::PAGE_TOKENS);
-        match self.is_lossy() {
-            true => ((page - 1 - position % page) as usize).max(1),
-            false => page as usize - 1,
-        }
-    }
-
     fn session(&self, id: SessionId) -> Result<&Session> {
         self.sessions.get(&id).ok_or_else(|| unknown(id))
     }

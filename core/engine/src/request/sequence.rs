@@ -4,7 +4,7 @@ use super::feed::Feed;
 use crate::spec::{Finish, Flow, Outcome, Request, Said, Speculation};
 use crate::step::Next;
 use kvern_contract::{Result, SessionId};
-use kvern_model::{Model, Sampler, StopMatcher, TextStream};
+use kvern_model::{Model, StopMatcher, TextStream};
 use std::time::{Duration, Instant};
 
 /// Hears what is said of a request, and says whether to go on.
@@ -25,8 +25,6 @@ pub(super) struct Sequence<'a> {
     pub served: u64,
     /// Tokens that may follow, in the step that runs.
     pub drafts: Vec<u32>,
-    /// How many to guess next.
-    pub guess: usize,
     /// How it ended.
     pub end: Option<Result<Finish>>,
     pub request: Request<'a>,
@@ -62,7 +60,6 @@ impl<'a> Sequence<'a> {
             need: 0,
             served: 0,
             drafts: Vec::new(),
-            guess: 1,
             end: None,
             stream: model.text().ok().map(|text| text.stream(true)),
             stops,
@@ -103,21 +100,9 @@ impl<'a> Sequence<'a> {
         self.feed = Feed::new(all, at);
     }
 
-    /// How tokens are chosen, as of now.
-    pub(super) fn sampler(&self) -> &Sampler {
-        &self.request.sampler
-    }
-
     /// Whether one token is to be fed, and the next one wanted.
     pub(super) fn decodes(&self) -> bool {
         self.feed.pending() == 1 && !self.outcome.token_ids.is_empty()
-    }
-
-    /// Most tokens that may be guessed for its next step, when it decodes.
-    pub(super) fn may_guess(&self) -> usize {
-        let new = (self.request.max_new_tokens as usize).saturating_sub(self.tokens() + 1);
-        let room = self.context_tokens.saturating_sub(self.feed.all.len() as u64 + 1);
-        self.guess.min(new).min(usize::try_from(room).unwrap_or(usize::MAX))
     }
 
     /// New tokens so far.
@@ -182,7 +167,7 @@ impl<'a> Sequence<'a> {
         self.settle_times();
     }
 
-    /// Guesses more where the last ones were right, fewer where they were not.
+    /// Counts what was guessed.
     fn settle_drafts(&mut self) {
         let proposed = std::mem::take(&mut self.drafts).len();
         if proposed == 0 {
@@ -190,8 +175,6 @@ impl<'a> Sequence<'a> {
         }
         self.outcome.speculation.proposed += proposed as u64;
         self.outcome.speculation.steps += 1;
-        let accepted = self.fresh.saturating_sub(1);
-        self.guess = if accepted == proposed { 2 * proposed } else { accepted + 1 };
     }
 
     /// Tokens of one step share its time equally.

@@ -30,7 +30,7 @@ pub(super) fn several(count: usize) -> Vec<Asked> {
         Asked {
             prompt: text[at..at + length].to_vec(),
             new: [20, 9, 70, 1, 33][i % 5],
-            sampling: if i % 2 == 0 { Sampling::greedy() } else { drawn },
+            sampling: if i.is_multiple_of(2) { Sampling::greedy() } else { drawn },
         }
     };
     (0..count).map(one).collect()
