@@ -71,7 +71,12 @@ pub(crate) struct OpenFile {
     refused: Option<String>,
     born: Option<Born>,
     path: PathBuf,
+    /// The path as messages spell it.
+    name: Arc<str>,
     writable: bool,
+    /// How many of the system's next answers to a read count as a failure of the drive.
+    #[cfg(test)]
+    pub(crate) failing: AtomicU32,
     /// The name is not known to be durable: the directory is synced with the file's first sync.
     name_is_new: AtomicBool,
     /// A sync failed: the kernel may have dropped the dirty pages, so a later sync would lie.
@@ -118,7 +123,10 @@ impl OpenFile {
             refused,
             born: (!writable).then(|| Born::of(&facts)),
             path: path.to_owned(),
+            name: path.display().to_string().into(),
             writable,
+            #[cfg(test)]
+            failing: AtomicU32::new(0),
             name_is_new: AtomicBool::new(name_is_new),
             lost: AtomicBool::new(false),
         })
@@ -135,6 +143,12 @@ impl OpenFile {
         Self::of(Body::Stuck(gate), "stuck")
     }
 
+    /// A file by its descriptor.
+    #[cfg(test)]
+    pub(crate) fn of_file(file: File, name: &str) -> Self {
+        Self::of(Body::Disk(file), name)
+    }
+
     fn of(body: Body, name: &str) -> Self {
         OpenFile {
             body,
@@ -142,7 +156,10 @@ impl OpenFile {
             refused: None,
             born: None,
             path: PathBuf::from(name),
+            name: name.into(),
             writable: false,
+            #[cfg(test)]
+            failing: AtomicU32::new(0),
             name_is_new: AtomicBool::new(false),
             lost: AtomicBool::new(false),
         }
@@ -165,6 +182,24 @@ impl OpenFile {
     /// The path, for messages.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The same as text.
+    pub(crate) fn name(&self) -> Arc<str> {
+        self.name.clone()
+    }
+
+    /// What the system answered to a read: bytes that came.
+    #[cfg(not(test))]
+    pub(crate) fn answer(&self, answer: io::Result<usize>) -> io::Result<usize> {
+        answer
+    }
+
+    /// The same, or a failure where a test wants one.
+    #[cfg(test)]
+    pub(crate) fn answer(&self, answer: io::Result<usize>) -> io::Result<usize> {
+        let fails = self.failing.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
+        if fails { Err(io::Error::from_raw_os_error(libc::EIO)) } else { answer }
     }
 
     /// The descriptor of a way; `None` where no drive takes part.
@@ -222,7 +257,7 @@ impl OpenFile {
         into: &mut [u8],
     ) -> Result<()> {
         let asked = into.len() as u64;
-        let early = |got| Err(ends_early(&self.path.display().to_string(), offset, asked, got));
+        let early = |got| Err(ends_early(&self.name, offset, asked, got));
         match &self.body {
             Body::Disk(cached) => {
                 let direct = self.direct.as_ref().filter(|_| way == Way::Direct);
@@ -231,7 +266,7 @@ impl OpenFile {
                 while got < into.len() {
                     let at = offset.saturating_add(got as u64);
                     let rest = &mut into[got..];
-                    match meter.read.run(|| file.read_at(rest, at)) {
+                    match meter.read.run(|| self.answer(file.read_at(rest, at))) {
                         Ok(0) => return early(got as u64),
                         Ok(moved) => {
                             got += moved;

@@ -1,10 +1,9 @@
 //! Reads into memory that the service itself holds until the system is done with it: a caller may
 //! give up at any time, and no byte is written to memory that somebody else has meanwhile.
 
-use crate::meter::lock;
+use crate::meter::{Meter, lock};
 use crate::region::Lease;
-use crate::service::Storage;
-use kvern_contract::{Error, ErrorKind, FileId, FileRead, Result};
+use kvern_contract::{Error, ErrorKind, FileId, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,21 +31,34 @@ pub struct Fill {
     pub into: Lease,
 }
 
-#[derive(Default)]
+/// A read of a filling.
+struct Read {
+    file: Arc<str>,
+    offset: u64,
+    answer: Option<Result<Lease>>,
+}
+
+/// An operation that the system has not answered.
+struct UnderWay {
+    /// The read that it is a part of, and where in the file it starts.
+    read: usize,
+    offset: u64,
+    since: Instant,
+}
+
 struct State {
-    answers: Vec<Option<Result<Lease>>>,
+    reads: Vec<Read>,
     left: usize,
-    /// Since when the system has had each operation that it has not answered, and what it is.
-    under_way: Vec<(u64, Instant, String)>,
+    under_way: Vec<UnderWay>,
     /// When the last read was answered.
     ended: Option<Instant>,
 }
-
-#[derive(Default)]
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     given_up: AtomicBool,
+    /// Where the service counts what the system answers.
+    meter: Arc<Meter>,
 }
 
 /// Reads that were started. Dropped, it gives them up: what has not begun is not read; what has is
@@ -71,21 +83,28 @@ impl FillClock {
 }
 
 /// The service's half of one [`Fill`]. Dropped without an answer, it answers Internal.
-pub struct FillTicket {
+pub(crate) struct FillTicket {
     shared: Arc<Shared>,
     index: usize,
     answered: bool,
 }
 
 impl Filling {
-    /// A filling of `count` reads and a ticket for each, in order.
-    pub fn new(count: usize) -> (Filling, Vec<FillTicket>) {
-        let shared = Arc::new(Shared::default());
-        {
-            let mut state = lock(&shared.state);
-            state.answers.resize_with(count, || None);
-            state.left = count;
-        }
+    /// A filling of these reads (file and offset of each) and a ticket for each, in order.
+    pub(crate) fn new(
+        reads: impl IntoIterator<Item = (Arc<str>, u64)>,
+        meter: Arc<Meter>,
+    ) -> (Filling, Vec<FillTicket>) {
+        let read = |(file, offset)| Read { file, offset, answer: None };
+        let reads: Vec<Read> = reads.into_iter().map(read).collect();
+        let count = reads.len();
+        let state = State { reads, left: count, under_way: Vec::new(), ended: None };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            given_up: AtomicBool::new(false),
+            meter,
+        });
         let ticket = |index| FillTicket { shared: Arc::clone(&shared), index, answered: false };
         let tickets = (0..count).map(ticket).collect();
         (Filling { shared, began: Instant::now() }, tickets)
@@ -107,25 +126,17 @@ impl Filling {
     }
 
     /// Waits for all, and gives each lease back, in order. *Errors*, one a read: those of
-    /// [`crate::Storage::read_batch`], and Timeout, which names file and offset, for a read that
-    /// was with the system for longer than `within` (waiting in the queue does not count). A read
-    /// that failed keeps its lease until the system is done with it.
+    /// [`crate::Storage::read_batch`], and Timeout, which names file and offset, once the system
+    /// has had a read for longer than `within`, or once it has had none of them and has answered
+    /// nobody for so long since they were asked for. A queue that moves is no fault of a drive,
+    /// however slow. A read that failed keeps its lease until the system is done with it.
     pub fn wait(self, within: Duration) -> Vec<Result<Lease>> {
         let mut state = lock(&self.shared.state);
         while state.left > 0 {
-            let now = Instant::now();
-            let oldest = state.under_way.iter().min_by_key(|(_, since, _)| *since);
-            if let Some((_, _, what)) =
-                oldest.filter(|(_, since, _)| now.duration_since(*since) > within)
-            {
-                let text = format!(
-                    "{what} was not answered within {} s; check the drive",
-                    within.as_secs_f64()
-                );
+            if let Some(text) = self.late(&state, within) {
                 let error = Error::new(ErrorKind::Timeout, "storage/read", text);
                 state.left = 0;
-                let answers = state.answers.iter_mut();
-                return answers.map(|a| a.take().unwrap_or_else(|| Err(error.clone()))).collect();
+                return answers(&mut state, &error);
             }
             // Nobody wakes a waiter for a deadline: look again often enough.
             let slice = (within / 4).clamp(Duration::from_millis(1), Duration::from_secs(1));
@@ -133,10 +144,39 @@ impl Filling {
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         let text = "a read was answered twice";
-        let gone = || Err(Error::new(ErrorKind::Internal, "storage/read", text));
-        state.answers.iter_mut().map(|a| a.take().unwrap_or_else(gone)).collect()
+        answers(&mut state, &Error::new(ErrorKind::Internal, "storage/read", text))
+    }
+
+    /// What has taken longer than `within`, if something has: an operation that the system keeps,
+    /// or, where it has none of these reads, all of them, while it answers nobody else either.
+    fn late(&self, state: &State, within: Duration) -> Option<String> {
+        let seconds = within.as_secs_f64();
+        if let Some(one) = state.under_way.iter().min_by_key(|one| one.since) {
+            let (file, offset) = (&state.reads.get(one.read)?.file, one.offset);
+            return (one.since.elapsed() > within).then(|| {
+                format!(
+                    "a read of {file} at offset {offset} was not answered within {seconds} s; \
+                     check the drive"
+                )
+            });
+        }
+        let Read { file, offset, .. } = state.reads.iter().find(|read| read.answer.is_none())?;
+        let quiet = self.began.elapsed().min(self.shared.meter.quiet());
+        (quiet > within).then(|| {
+            format!(
+                "a read of {file} at offset {offset} waits behind others, and none was answered \
+                 within {seconds} s; check the drive"
+            )
+        })
     }
 }
+
+/// The answers that came, and `missing` for each that did not.
+fn answers(state: &mut State, missing: &Error) -> Vec<Result<Lease>> {
+    let reads = state.reads.iter_mut();
+    reads.map(|read| read.answer.take().unwrap_or_else(|| Err(missing.clone()))).collect()
+}
+
 impl Drop for Filling {
     fn drop(&mut self) {
         self.shared.given_up.store(true, Ordering::Relaxed);
@@ -145,20 +185,21 @@ impl Drop for Filling {
 
 impl FillTicket {
     /// Whether nobody waits any more: what has not begun need not.
-    pub fn is_given_up(&self) -> bool {
+    pub(crate) fn is_given_up(&self) -> bool {
         self.shared.given_up.load(Ordering::Relaxed)
     }
-    /// The system has an operation of this read from now on; `what` names file and offset, `key`
-    /// is the service's own.
-    pub fn began(&self, key: u64, what: String) {
-        lock(&self.shared.state).under_way.push((key, Instant::now(), what));
+    /// The system has an operation of this read, at `offset` in its file, from now on.
+    pub(crate) fn began(&self, offset: u64) {
+        let one = UnderWay { read: self.index, offset, since: Instant::now() };
+        lock(&self.shared.state).under_way.push(one);
     }
     /// The system has answered it.
-    pub fn ended(&self, key: u64) {
-        lock(&self.shared.state).under_way.retain(|(k, ..)| *k != key);
+    pub(crate) fn ended(&self, offset: u64) {
+        let other = |one: &UnderWay| (one.read, one.offset) != (self.index, offset);
+        lock(&self.shared.state).under_way.retain(other);
     }
     /// Answers the read, once.
-    pub fn answer(mut self, done: Result<Lease>) {
+    pub(crate) fn answer(mut self, done: Result<Lease>) {
         self.put(done);
     }
     fn put(&mut self, done: Result<Lease>) {
@@ -167,11 +208,11 @@ impl FillTicket {
         }
         let late = {
             let mut state = lock(&self.shared.state);
-            match (state.left, state.answers.get_mut(self.index)) {
+            match (state.left, state.reads.get_mut(self.index)) {
                 // Nobody waits any more: the lease ends here.
                 (0, _) | (_, None) => Some(done),
-                (_, Some(answer)) => {
-                    *answer = Some(done);
+                (_, Some(read)) => {
+                    read.answer = Some(done);
                     state.left -= 1;
                     if state.left == 0 {
                         state.ended = Some(Instant::now());
@@ -191,34 +232,29 @@ impl Drop for FillTicket {
     }
 }
 
-/// Reads one after another on the caller's thread: for storages in memory.
-pub(crate) fn at_once(storage: &dyn Storage, fills: Vec<Fill>) -> Filling {
-    let (filling, tickets) = Filling::new(fills.len());
-    for (ticket, fill) in tickets.into_iter().zip(fills) {
-        let Fill { file, offset, mut into } = fill;
-        let mut read = [FileRead { file, offset, into: &mut into, done: Ok(()) }];
-        let done = storage.read_batch(&mut read, Duration::MAX);
-        ticket.answer(done.map(|()| into));
-    }
-    filling
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::region::Region;
 
+    const LONG: Duration = Duration::from_secs(9);
+
+    /// A filling of reads at offset 0 of files `f0`, `f1`, ...
+    fn filling(count: usize, meter: &Arc<Meter>) -> (Filling, Vec<FillTicket>) {
+        Filling::new((0..count).map(|i| (format!("f{i}").into(), 0)), meter.clone())
+    }
+
     #[test]
     fn leases_come_back_in_the_order_of_their_reads_with_an_error_for_each_that_failed() {
         let region = Region::new(4096).unwrap();
-        let (filling, mut tickets) = Filling::new(2);
+        let (filling, mut tickets) = filling(2, &Arc::default());
         assert!(!filling.is_done());
         let second = tickets.pop().unwrap();
         let first = tickets.pop().unwrap();
         second.answer(Err(Error::new(ErrorKind::Io, "t", "no")));
         first.answer(region.lend(64, 64));
         assert!(filling.is_done());
-        let got = filling.wait(Duration::from_secs(9));
+        let got = filling.wait(LONG);
         assert_eq!(got[0].as_ref().unwrap().offset(), 64);
         assert_eq!(got[1].as_ref().err().unwrap().kind, ErrorKind::Io);
     }
@@ -227,13 +263,14 @@ mod tests {
     fn a_read_that_the_system_keeps_is_named_and_its_memory_stays_lent() {
         let region = Region::new(4096).unwrap();
         let lease = region.lend(0, 4096).unwrap();
-        let (filling, mut tickets) = Filling::new(1);
+        let (filling, mut tickets) = filling(1, &Arc::default());
         let ticket = tickets.pop().unwrap();
-        ticket.began(7, "the file f at offset 4096".into());
+        ticket.began(4096);
         let got = filling.wait(Duration::from_millis(3));
         let error = got[0].as_ref().err().unwrap();
         assert_eq!(error.kind, ErrorKind::Timeout);
-        assert!(error.message.contains("the file f at offset 4096"), "{}", error.message);
+        let text = "a read of f0 at offset 4096 was not answered within 0.003 s; check the drive";
+        assert_eq!(error.message, text);
         assert!(region.lend(0, 1).is_err());
         assert!(ticket.is_given_up());
         ticket.answer(Ok(lease));
@@ -241,10 +278,50 @@ mod tests {
     }
 
     #[test]
+    fn reads_at_one_offset_of_two_files_are_told_apart() {
+        let (filling, tickets) = filling(2, &Arc::default());
+        tickets.iter().for_each(|ticket| ticket.began(0));
+        tickets[0].ended(0);
+        let got = filling.wait(Duration::from_millis(3));
+        let text = got[1].as_ref().err().unwrap().to_string();
+        assert!(text.contains("a read of f1 at offset 0"), "{text}");
+    }
+
+    #[test]
+    fn a_read_that_waits_behind_a_drive_that_answers_nobody_is_named() {
+        let meter = Arc::new(Meter::default());
+        let (filling, tickets) = filling(2, &meter);
+        let mut tickets = tickets.into_iter();
+        tickets.next().unwrap().answer(Err(Error::new(ErrorKind::Io, "t", "no")));
+        let got = filling.wait(Duration::from_millis(3));
+        let error = got[1].as_ref().err().unwrap();
+        assert_eq!(error.kind, ErrorKind::Timeout);
+        let text = "a read of f1 at offset 0 waits behind others, and none was answered within \
+                    0.003 s; check the drive";
+        assert_eq!(error.message, text);
+    }
+
+    #[test]
+    fn a_read_that_waits_while_others_are_answered_is_not_late() {
+        let meter = Arc::new(Meter::default());
+        let (mut filling, tickets) = filling(1, &meter);
+        filling.began = Instant::now() - Duration::from_secs(60);
+        let late = |filling: &Filling| filling.late(&lock(&filling.shared.state), LONG);
+        assert!(late(&filling).is_some());
+        meter.read.begin();
+        meter.read.end(Some(1));
+        assert_eq!(late(&filling), None);
+        // Once the system has it, others do not count.
+        tickets[0].began(0);
+        lock(&filling.shared.state).under_way[0].since = filling.began;
+        assert!(late(&filling).is_some());
+    }
+
+    #[test]
     fn a_dropped_ticket_is_an_answer() {
-        let (filling, tickets) = Filling::new(1);
+        let (filling, tickets) = filling(1, &Arc::default());
         drop(tickets);
-        let got = filling.wait(Duration::from_secs(9));
+        let got = filling.wait(LONG);
         assert_eq!(got[0].as_ref().err().unwrap().kind, ErrorKind::Internal);
     }
 }

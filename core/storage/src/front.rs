@@ -9,11 +9,12 @@ use crate::owner::{Batch, Job};
 use crate::piece::{Piece, Task};
 use crate::queue::Queue;
 use crate::region::Region;
+use crate::registry::Asked;
 use crate::ring::Ring;
 use crate::service::{Counters, FileFacts, OpenHow, Storage};
 use kvern_contract::{FileId, FileRead, FileWrite, Result};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Most bytes of one read that goes through memory of its own.
@@ -62,7 +63,7 @@ pub struct Service {
     meter: Arc<Meter>,
     queue: Arc<Queue>,
     /// Regions to be registered, where a ring runs.
-    registered: Option<Arc<Mutex<Vec<Arc<Region>>>>>,
+    asked: Asked,
     bell: Option<Arc<crate::ring::Bell>>,
     refused: Option<String>,
     threads: usize,
@@ -77,7 +78,7 @@ impl Service {
             files: FileTable::new(),
             meter: Arc::new(Meter::default()),
             queue: Arc::new(Queue::new(spec.bytes_per_second)),
-            registered: None,
+            asked: Asked::default(),
             bell: None,
             refused: None,
             threads: 0,
@@ -100,8 +101,7 @@ impl Service {
     }
 
     fn start_ring(&mut self, depth: usize) -> bool {
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let made = Ring::new(depth, self.queue.clone(), self.meter.clone(), asked.clone());
+        let made = Ring::new(depth, self.queue.clone(), self.meter.clone(), self.asked.clone());
         let started = made.and_then(|(ring, bell)| {
             let named = std::thread::Builder::new().name("kvern-io".into());
             named.spawn(move || ring.run()).map(|_| bell)
@@ -110,7 +110,7 @@ impl Service {
             Ok(bell) => {
                 let rope = bell.clone();
                 self.queue.tell(move || rope.ring());
-                (self.registered, self.bell) = (Some(asked), Some(bell));
+                self.bell = Some(bell);
                 true
             }
             Err(error) => {
@@ -290,17 +290,22 @@ impl Storage for Service {
         self.file("storage/unchanged", file)?.unchanged()
     }
     fn register(&self, region: &Arc<Region>) {
-        if let (Some(asked), Some(bell)) = (&self.registered, &self.bell) {
-            lock(asked).push(region.clone());
+        if let Some(bell) = &self.bell {
+            let rope = bell.clone();
+            region.at_end(move || rope.ring());
+            lock(&self.asked).push(Arc::downgrade(region));
             bell.ring();
         }
     }
     fn fill(&self, fills: Vec<Fill>, priority: Priority) -> Filling {
-        let (filling, tickets) = Filling::new(fills.len());
+        let files: Vec<_> = fills.iter().map(|f| self.file("storage/read", f.file)).collect();
+        let names = files.iter().map(|file| file.as_ref().map_or("no file".into(), |f| f.name()));
+        let reads = names.zip(fills.iter().map(|fill| fill.offset));
+        let (filling, tickets) = Filling::new(reads, self.meter.clone());
         let mut pieces = Vec::new();
-        for (ticket, fill) in tickets.into_iter().zip(fills) {
-            let Fill { file, offset, mut into } = fill;
-            let file = match self.file("storage/read", file) {
+        for ((ticket, fill), file) in tickets.into_iter().zip(fills).zip(files) {
+            let Fill { offset, mut into, .. } = fill;
+            let file = match file {
                 Ok(file) => file,
                 Err(error) => {
                     ticket.answer(Err(error));
@@ -398,76 +403,4 @@ impl Drop for Service {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::files::Gate;
-    use kvern_contract::ErrorKind;
-    use std::sync::atomic::Ordering::Relaxed;
-
-    /// Reads from a stuck file until a worker is truly inside the operation; what the last call
-    /// left.
-    fn read_stuck(pool: &Service, gate: &Arc<Gate>) -> Vec<u8> {
-        let file = pool.files.add(OpenFile::stuck(gate.clone()));
-        let mut buffer = vec![0x11; 4096];
-        while gate.entered.load(Relaxed) == 0 {
-            let mut reads = [FileRead { file, offset: 0, into: &mut buffer, done: Ok(()) }];
-            let answer = pool.read_batch(&mut reads, Duration::from_millis(5));
-            assert_eq!(answer.unwrap_err().kind, ErrorKind::Timeout);
-            assert_eq!(reads[0].done.as_ref().unwrap_err().kind, ErrorKind::Timeout);
-        }
-        buffer
-    }
-
-    #[test]
-    fn a_read_that_never_completes_times_out_and_never_touches_the_buffer() {
-        let pool = Service::pool(2);
-        let gate = Arc::new(Gate::default());
-        let buffer = read_stuck(&pool, &gate);
-        gate.open.store(true, Relaxed);
-        while gate.left.load(Relaxed) < gate.entered.load(Relaxed) {
-            std::thread::yield_now();
-        }
-        assert!(buffer.iter().all(|&byte| byte == 0x11));
-    }
-
-    #[test]
-    fn a_read_of_nothing_in_another_file_leaves_a_lone_piece_its_file() {
-        let pool = Service::pool(2);
-        let dir = tempfile::tempdir().unwrap();
-        let open = |name: &str, byte: u8| {
-            std::fs::write(dir.path().join(name), [byte; 4096]).unwrap();
-            pool.open(&dir.path().join(name), OpenHow::Read).unwrap()
-        };
-        let (a, b) = (open("a", b'a'), open("b", b'b'));
-        for order in [[a, b], [b, a]] {
-            let (mut full, mut none) = ([0; 4096], [0; 0]);
-            let mut into: [&mut [u8]; 2] = [&mut full, &mut none];
-            if order[0] == b {
-                into.reverse();
-            }
-            let mut reads: Vec<_> = (order.into_iter().zip(into))
-                .map(|(file, into)| FileRead { file, offset: 0, into, done: Ok(()) })
-                .collect();
-            pool.read_batch(&mut reads, Duration::MAX).unwrap();
-            assert!(full.iter().all(|&byte| byte == b'a'), "read {}", full[0]);
-        }
-    }
-
-    #[test]
-    fn a_stuck_thread_leaves_the_others_working() {
-        let pool = Service::pool(8);
-        let gate = Arc::new(Gate::default());
-        read_stuck(&pool, &gate);
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("f"), b"efgh").unwrap();
-        let file = pool.open(&dir.path().join("f"), OpenHow::Read).unwrap();
-        let (mut a, mut b) = ([0; 2], [0; 2]);
-        let mut reads = [
-            FileRead { file, offset: 0, into: &mut a, done: Ok(()) },
-            FileRead { file, offset: 2, into: &mut b, done: Ok(()) },
-        ];
-        pool.read_batch(&mut reads, Duration::MAX).unwrap();
-        assert_eq!((&a, &b), (b"ef", b"gh"));
-        gate.open.store(true, Relaxed);
-    }
-}
+mod tests;

@@ -26,12 +26,14 @@ mod piece;
 mod probe;
 mod queue;
 mod region;
+mod registry;
 mod ring;
 mod root;
 mod service;
+mod trial;
 
 pub use budget::Budget;
-pub use fill::{Fill, FillClock, FillTicket, Filling, Priority};
+pub use fill::{Fill, FillClock, Filling, Priority};
 pub use front::{PathChoice, Service, ServiceSpec};
 pub use lock::{RootLock, remove_tree, tree_bytes};
 pub use probe::{DriveRate, ProbeHow, drive_rate};

@@ -17,6 +17,8 @@ struct Union {
     running: u32,
     since: Option<Instant>,
     total: Duration,
+    /// When the last one was answered.
+    answered: Option<Instant>,
 }
 
 /// Bytes, calls and busy time of one direction.
@@ -39,11 +41,13 @@ impl Flow {
     pub(crate) fn end(&self, moved: Option<usize>) {
         {
             let mut busy = lock(&self.busy);
+            let now = Instant::now();
+            busy.answered = Some(now);
             busy.running -= 1;
             if busy.running == 0
                 && let Some(since) = busy.since.take()
             {
-                busy.total += since.elapsed();
+                busy.total += now.duration_since(since);
             }
         }
         self.calls.fetch_add(1, Relaxed);
@@ -55,6 +59,11 @@ impl Flow {
         let moved = operation();
         self.end(moved.as_ref().ok().copied());
         moved
+    }
+    /// Whether the system has no operation.
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        lock(&self.busy).running == 0
     }
     fn time(&self) -> Duration {
         let busy = lock(&self.busy);
@@ -79,6 +88,11 @@ pub(crate) struct Meter {
     pub(crate) depth_peak: AtomicU64,
 }
 impl Meter {
+    /// How long the system has answered no read and no write; for ever where it never has.
+    pub(crate) fn quiet(&self) -> Duration {
+        let last = lock(&self.read.busy).answered.max(lock(&self.write.busy).answered);
+        last.map_or(Duration::MAX, |at| at.elapsed())
+    }
     pub(crate) fn counters(&self) -> Counters {
         Counters {
             bytes_read: self.read.bytes.load(Relaxed),

@@ -77,7 +77,6 @@ impl Batch {
 
 /// One fill on its way: the lease stays here until its last piece has answered.
 pub(crate) struct Job {
-    path: String,
     state: Mutex<JobState>,
 }
 struct JobState {
@@ -98,8 +97,7 @@ impl Job {
         let address = lease.as_mut_ptr();
         let state =
             JobState { lease: Some(lease), ticket: Some(ticket), left: cuts.len(), fault: None };
-        let path = file.path().display().to_string();
-        let job = Arc::new(Job { path, state: Mutex::new(state) });
+        let job = Arc::new(Job { state: Mutex::new(state) });
         let piece = |&(at, bytes, way): &(usize, usize, Way)| {
             // SAFETY: the caller's cuts lie inside the lease and do not overlap; the lease, and so
             // the memory, stays in the job until every piece has answered.
@@ -169,8 +167,7 @@ impl Owner {
         if let Owner::Fill(share) = self
             && let Some(ticket) = &lock(&share.job.state).ticket
         {
-            let what = || format!("a read of {} at offset {}", share.job.path, piece.offset);
-            ticket.began(piece.offset, what());
+            ticket.began(piece.offset);
         }
     }
     /// The system has answered it.

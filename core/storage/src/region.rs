@@ -20,7 +20,13 @@ pub struct Region {
     bytes: usize,
     /// End of each live lease by its start; they do not overlap.
     leases: Mutex<BTreeMap<usize, usize>>,
+    /// Who wants to know when the region has ended.
+    ends: Mutex<Vec<AtEnd>>,
 }
+
+/// Told once.
+type AtEnd = Box<dyn FnOnce() + Send>;
+
 impl Region {
     /// Maps `bytes` bytes. Nothing is resident before it is touched. *Errors* Io: the system
     /// refused.
@@ -29,7 +35,8 @@ impl Region {
             let text = format!("cannot map {bytes} bytes of memory: {error}; lower the budget");
             Error::new(ErrorKind::Io, "region/new", text)
         })?;
-        Ok(Arc::new(Region { map: MmapRaw::from(map), bytes, leases: Mutex::default() }))
+        let (map, leases, ends) = (MmapRaw::from(map), Mutex::default(), Mutex::default());
+        Ok(Arc::new(Region { map, bytes, leases, ends }))
     }
     /// Where the memory is; valid as long as the region lives.
     pub fn span(&self) -> HostSpan {
@@ -38,6 +45,10 @@ impl Region {
     /// Its first byte; valid as long as the region lives.
     pub(crate) fn as_mut_ptr(&self) -> *mut u8 {
         self.map.as_mut_ptr()
+    }
+    /// Calls `hook` once nobody holds the region or a lease of it.
+    pub(crate) fn at_end(&self, hook: impl FnOnce() + Send + 'static) {
+        lock(&self.ends).push(Box::new(hook));
     }
     /// Length in bytes.
     pub fn bytes(&self) -> usize {
@@ -68,6 +79,12 @@ impl Region {
             leases.insert(offset, end);
         }
         Ok(Lease { region: self.clone(), offset, bytes })
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        lock(&self.ends).drain(..).for_each(|hook| hook());
     }
 }
 

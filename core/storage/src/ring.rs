@@ -8,29 +8,23 @@
 #![allow(unsafe_code)]
 
 use crate::files::Way;
-use crate::meter::{Meter, lock};
+use crate::meter::Meter;
 use crate::owner::Owner;
 use crate::piece::{Piece, Task};
 use crate::queue::{Next, Queue};
-use crate::region::Region;
-use crate::{fault, files};
+use crate::registry::{Asked, Registry};
+use crate::{fault, files, trial};
 use io_uring::{IoUring, opcode, types};
 use kvern_contract::Result;
 use std::io::{self, PipeReader, PipeWriter, Write};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// `user_data` of the read that waits for the bell.
 const BELL: u64 = u64::MAX;
-
-/// Most regions that are registered at once, in pieces of at most [`ENTRY_BYTES`].
-const ENTRIES: u32 = 64;
-
-/// The kernel's limit on one registered buffer.
-const ENTRY_BYTES: usize = 1 << 30;
 
 /// Most bytes of one read that the kernel takes.
 const MOST: usize = 1 << 30;
@@ -79,16 +73,8 @@ struct Slot {
     holds: Option<UnderWay>,
 }
 
-/// Memory that the kernel has pinned. It stays mapped as long as the ring has it.
-struct Registered {
-    region: Arc<Region>,
-    /// Its first entry in the kernel's table.
-    entry: u32,
-}
-
 /// The ring and what it has under way.
 pub(crate) struct Ring {
-    // Dropped first: the kernel forgets the registered memory before that is unmapped.
     ring: IoUring,
     queue: Arc<Queue>,
     meter: Arc<Meter>,
@@ -98,34 +84,22 @@ pub(crate) struct Ring {
     listening: bool,
     slots: Vec<Slot>,
     free: Vec<usize>,
-    /// Regions that wait to be registered.
-    asked: Arc<Mutex<Vec<Arc<Region>>>>,
-    registered: Vec<Registered>,
-    entries: Option<u32>,
+    registry: Registry,
 }
 
 impl Ring {
-    /// Sets up a ring of at most `depth` operations and tries it. *Errors*: the kernel's refusal.
+    /// Sets up a ring of at most `depth` operations and reads through it. *Errors*: the kernel's
+    /// refusal, or that the reads went wrong.
     pub(crate) fn new(
         depth: usize,
         queue: Arc<Queue>,
         meter: Arc<Meter>,
-        asked: Arc<Mutex<Vec<Arc<Region>>>>,
+        asked: Asked,
     ) -> io::Result<(Ring, Arc<Bell>)> {
         let depth = depth.clamp(1, 1024);
         let mut ring = IoUring::new((depth as u32 + 2).next_power_of_two())?;
-        let nop = opcode::Nop::new().build().user_data(BELL);
-        // SAFETY: a NOP has no memory.
-        unsafe { ring.submission().push(&nop) }.map_err(io::Error::other)?;
-        ring.submit_and_wait(1)?;
-        ring.completion().for_each(drop);
-        let mut probe = io_uring::Probe::new();
-        ring.submitter().register_probe(&mut probe)?;
-        if !(probe.is_supported(opcode::Read::CODE) && probe.is_supported(opcode::Write::CODE)) {
-            return Err(io::Error::other("this kernel's ring has no plain reads"));
-        }
-        // Registered memory is a convenience: without it every read pins its own.
-        let entries = ring.submitter().register_buffers_sparse(ENTRIES).ok().map(|()| 0);
+        let mut registry = Registry::new(&ring.submitter(), asked);
+        trial::try_reads(&mut ring, &mut registry, &trial::own_file()?)?;
         let (heard, rope) = io::pipe()?;
         let bell = Arc::new(Bell { rung: AtomicBool::new(false), rope });
         let ring = Ring {
@@ -138,9 +112,7 @@ impl Ring {
             listening: false,
             slots: std::iter::repeat_with(Slot::default).take(depth).collect(),
             free: (0..depth).collect(),
-            asked,
-            registered: Vec::new(),
-            entries,
+            registry,
         };
         Ok((ring, bell))
     }
@@ -158,7 +130,7 @@ impl Ring {
     fn serve(&mut self) {
         let mut answers = Vec::new();
         loop {
-            self.register();
+            self.registry.settle(&self.ring.submitter());
             let (stopped, later) = match self.take() {
                 Next::Stopped => (true, None),
                 Next::Later(pause) => (false, Some(pause)),
@@ -215,6 +187,8 @@ impl Ring {
                         continue;
                     };
                     self.free.pop();
+                    // Memory that was registered before this read was asked for counts for it.
+                    self.registry.settle(&self.ring.submitter());
                     owner.began(&piece);
                     let own = match piece.task {
                         Task::ReadOwned { bytes } => self.queue.memory(bytes),
@@ -248,7 +222,7 @@ impl Ring {
         let (file, length) = (types::Fd(descriptor), bytes as u32);
         let reads = held.piece.reads();
         let entry = match reads {
-            true => entry_of(&self.registered, address, bytes),
+            true => self.registry.entry(address, bytes),
             false => None,
         };
         let operation = match (reads, entry) {
@@ -297,28 +271,22 @@ impl Ring {
         if self.slots.get(slot).is_none_or(|s| s.generation != generation || s.holds.is_none()) {
             return;
         }
-        let moved = usize::try_from(result).ok();
-        self.flow(slot, |flow| flow.end(moved));
+        let moved = usize::try_from(result);
+        self.flow(slot, |flow| flow.end(moved.ok()));
         let Some(held) = &mut self.slots[slot].holds else { return };
+        let moved = moved.map_err(|_| io::Error::from_raw_os_error(-result));
         let reads = held.piece.reads();
-        let at = held.piece.offset.saturating_add(held.done as u64);
-        let path = held.piece.file.path();
-        let error = || io::Error::from_raw_os_error(-result);
-        let done: Result<()> = match moved {
-            Some(0) if held.piece.bytes() > held.done => {
+        let file = &held.piece.file;
+        let done: Result<()> = match if reads { file.answer(moved) } else { moved } {
+            Ok(0) if held.piece.bytes() > held.done && reads => {
                 let (asked, got) = (held.piece.bytes() as u64, held.done as u64);
-                match reads {
-                    true => {
-                        let path = path.display().to_string();
-                        Err(fault::ends_early(&path, held.piece.offset, asked, got))
-                    }
-                    false => {
-                        let error = io::Error::from(io::ErrorKind::WriteZero);
-                        Err(fault::at_path("storage/write", path, &error))
-                    }
-                }
+                Err(fault::ends_early(&file.name(), held.piece.offset, asked, got))
             }
-            Some(moved) => {
+            Ok(0) if held.piece.bytes() > held.done => {
+                let error = io::Error::from(io::ErrorKind::WriteZero);
+                Err(fault::at_path("storage/write", file.path(), &error))
+            }
+            Ok(moved) => {
                 held.done += moved;
                 if reads && held.piece.way == Way::Direct {
                     self.meter.direct_bytes.fetch_add(moved as u64, Ordering::Relaxed);
@@ -328,20 +296,21 @@ impl Ring {
                 }
                 Ok(())
             }
-            None if matches!(
-                error().kind(),
-                io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
-            ) =>
-            {
-                return self.submit(slot);
-            }
-            None if reads && !held.tried => {
-                held.tried = true;
-                self.meter.retries.fetch_add(1, Ordering::Relaxed);
-                return self.submit(slot);
-            }
-            None if reads => Err(fault::failed_twice(path, at, &error())),
-            None => Err(fault::at_path("storage/write", path, &error())),
+            Err(error) => match error.kind() {
+                io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock => {
+                    return self.submit(slot);
+                }
+                _ if reads && !held.tried => {
+                    held.tried = true;
+                    self.meter.retries.fetch_add(1, Ordering::Relaxed);
+                    return self.submit(slot);
+                }
+                _ if reads => {
+                    let at = held.piece.offset.saturating_add(held.done as u64);
+                    Err(fault::failed_twice(file.path(), at, &error))
+                }
+                _ => Err(fault::at_path("storage/write", file.path(), &error)),
+            },
         };
         let Some(held) = self.slots[slot].holds.take() else { return };
         self.slots[slot].generation = generation.wrapping_add(1);
@@ -353,43 +322,4 @@ impl Ring {
         }
         owner.answer(piece.offset, done.map(|()| own));
     }
-
-    /// Pins memory that was asked for, as far as the kernel allows.
-    fn register(&mut self) {
-        for region in std::mem::take(&mut *lock(&self.asked)) {
-            let Some(first) = self.entries else { continue };
-            let span = region.span();
-            let bytes = span.bytes as usize;
-            let count = bytes.div_ceil(ENTRY_BYTES) as u32;
-            if count == 0 || first + count > ENTRIES {
-                continue;
-            }
-            let start = region.as_mut_ptr();
-            let part = |index: u32| {
-                let at = index as usize * ENTRY_BYTES;
-                // SAFETY: `at` is below the region's length.
-                let iov_base = unsafe { start.add(at) }.cast();
-                libc::iovec { iov_base, iov_len: ENTRY_BYTES.min(bytes - at) }
-            };
-            let parts: Vec<libc::iovec> = (0..count).map(part).collect();
-            // SAFETY: the region stays mapped: `registered` holds it until the ring is gone.
-            let pinned =
-                unsafe { self.ring.submitter().register_buffers_update(first, &parts, None) };
-            if pinned.is_ok() {
-                self.entries = Some(first + count);
-                self.registered.push(Registered { region, entry: first });
-            }
-        }
-    }
-}
-
-/// The kernel's entry for a range of registered memory.
-fn entry_of(registered: &[Registered], address: *mut u8, bytes: usize) -> Option<u16> {
-    registered.iter().find_map(|r| {
-        let span = r.region.span();
-        let at = address.addr().checked_sub(span.address)?;
-        let inside = at + bytes <= span.bytes as usize;
-        let (first, last) = (at / ENTRY_BYTES, (at + bytes).saturating_sub(1) / ENTRY_BYTES);
-        (inside && first == last).then_some(r.entry as u16 + first as u16)
-    })
 }

@@ -80,12 +80,13 @@ pub trait Storage: Send + Sync {
     fn bytes(&self, file: FileId) -> Result<u64>;
     /// How a file's bytes are reached. *Errors* NotFound (no such id).
     fn facts(&self, file: FileId) -> Result<FileFacts>;
-    /// Whether a file that was opened to be read is still what it was then. *Errors* Damaged: it was
-    /// cut, written to or replaced under its name since, and says which; NotFound (no such id, or
-    /// the name is gone), Io.
+    /// Whether a file that was opened to be read is still what it was then. *Errors* Damaged: it
+    /// was cut, written to or replaced under its name since, and says which; NotFound (no such id,
+    /// or the name is gone), Io.
     fn unchanged(&self, file: FileId) -> Result<()>;
     /// Says that many reads will go to ranges of this memory, so that the service may pin it once
-    /// instead of once a read. Best effort; the service holds the region until it ends.
+    /// instead of once a read. Best effort; it is pinned until nobody holds the region or a lease
+    /// of it.
     fn register(&self, region: &Arc<Region>);
     /// Starts reads and returns at once. Of one priority they are served in the order of their
     /// asking. A read that fails is tried once more before it is an error.

@@ -2,10 +2,11 @@
 #![allow(clippy::unwrap_used)]
 
 use kvern_contract::{ErrorKind, FileId, FileRead, FileWrite};
-use kvern_storage::double::{FaultPlan, Faults, MemoryStorage};
-use kvern_storage::{OpenHow, Storage};
+use kvern_storage::double::{FaultPlan, Faults, FillFault, MemoryStorage};
+use kvern_storage::{Fill, Filling, OpenHow, Priority, Region, Storage};
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 fn put(storage: &dyn Storage, file: FileId, offset: u64, bytes: &[u8]) {
@@ -186,4 +187,128 @@ fn a_misdirected_write_lands_elsewhere_in_its_file_and_says_nothing() {
     }
     assert!(places.contains(&4096) && places.len() > 4, "{places:?}");
     assert!(places.first() < Some(&4096) && places.last() > Some(&4096), "{places:?}");
+}
+
+/// A file of two blocks, and a fill of one of them.
+fn block(storage: &dyn Storage, how: OpenHow, region: &Arc<Region>, block: usize) -> Filling {
+    let file = storage.open(Path::new("/m/weights"), how).unwrap();
+    let into = region.lend(block * 4096, 4096).unwrap();
+    let offset = block as u64 * 4096;
+    storage.fill(vec![Fill { file, offset, into }], Priority::Next)
+}
+
+#[test]
+fn a_fill_fails_once_or_twice_ends_early_or_flips_a_bit_as_it_is_told() {
+    let memory = MemoryStorage::new();
+    memory.publish(Path::new("/m/weights"), &[5; 8192]).unwrap();
+    let region = Region::new(8192).unwrap();
+    let fills = vec![
+        (2, FillFault::Eio),
+        (4, FillFault::Eio),
+        (5, FillFault::Eio),
+        (6, FillFault::Short),
+        (7, FillFault::Flip),
+    ];
+    let faults = Faults::new(memory, FaultPlan { fills, ..FaultPlan::default() });
+    let next = || {
+        let done = block(&*faults, OpenHow::Read, &region, 1).wait(Duration::MAX).remove(0);
+        done.map(|lease| lease.iter().map(|byte| u32::from(*byte != 5)).sum::<u32>())
+    };
+    assert_eq!(next(), Ok(0));
+    assert_eq!(next(), Ok(0), "it was tried once more");
+    let error = next().unwrap_err();
+    let text = "/m/weights: input/output error at offset 4096, twice; check the drive";
+    assert_eq!((error.kind, error.message.as_str()), (ErrorKind::Io, text));
+    let error = next().unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Damaged);
+    assert!(error.message.starts_with("/m/weights ends early: asked for 4096"), "{error}");
+    assert_eq!(next(), Ok(1));
+    assert_eq!(next(), Ok(0));
+    assert_eq!(faults.counters().retries, 2);
+}
+
+#[test]
+fn a_kept_fill_is_late_keeps_its_memory_and_comes_with_the_release() {
+    let memory = MemoryStorage::new();
+    memory.publish(Path::new("/m/weights"), &[5; 8192]).unwrap();
+    let region = Region::new(8192).unwrap();
+    let fills = vec![(1, FillFault::Hold)];
+    let faults = Faults::new(memory, FaultPlan { fills, ..FaultPlan::default() });
+    let held = block(&*faults, OpenHow::Read, &region, 1);
+    let other = block(&*faults, OpenHow::Read, &region, 0);
+    assert!(other.wait(Duration::MAX)[0].is_ok(), "others go on");
+    let late = held.wait(Duration::from_millis(2));
+    let text = late[0].as_ref().err().unwrap().to_string();
+    assert!(text.contains("a read of /m/weights at offset 4096 was not answered"), "{text}");
+    assert!(faults.kept() == 1 && region.leased_bytes() == 4096);
+    faults.release();
+    assert!(faults.kept() == 0 && region.leased_bytes() == 0);
+    assert_eq!(region.lend(4096, 4096).unwrap()[..], [5; 4096], "it came late");
+}
+
+#[test]
+fn a_strict_drive_takes_rounded_fills_alone_and_copies_urgent_ones() {
+    let drive = MemoryStorage::direct(512);
+    let path = Path::new("/m/weights");
+    drive.publish(path, &[5; 1500]).unwrap();
+    let file = drive.open(path, OpenHow::Direct).unwrap();
+    let facts = drive.facts(file).unwrap();
+    assert!(facts.direct && facts.align == 512);
+    let region = Region::new(8192).unwrap();
+    let fill = |file, offset, at, length, priority| {
+        let into = region.lend(at, length).unwrap();
+        drive.fill(vec![Fill { file, offset, into }], priority).wait(Duration::MAX).remove(0)
+    };
+    let next = Priority::Next;
+    for (offset, at, length, fits) in [
+        (0, 0, 1024, true),
+        (512, 1024, 512, true),
+        (1024, 0, 476, true),
+        (1, 512, 511, false),
+        (512, 8, 512, false),
+        (512, 512, 100, false),
+    ] {
+        let done = fill(file, offset, at, length, next);
+        let kind = done.err().map(|error| error.kind);
+        let want = Some(ErrorKind::Invalid).filter(|_| !fits);
+        assert_eq!(kind, want, "{length} at {offset} to {at}");
+    }
+    assert_eq!(drive.counters().direct_bytes, 1024 + 512 + 476);
+    fill(file, 3, 5, 7, Priority::Urgent).unwrap();
+    assert_eq!(drive.counters().copied_bytes, 7);
+    let plain = drive.open(path, OpenHow::Read).unwrap();
+    fill(plain, 3, 5, 7, next).unwrap();
+    assert_eq!(drive.facts(plain).unwrap().align, 1);
+}
+
+#[test]
+fn a_file_that_is_cut_written_or_replaced_after_it_was_opened_is_said_to_be() {
+    let drive = MemoryStorage::new();
+    let path = Path::new("/m/weights");
+    let opened = || {
+        drive.publish(path, &[5; 1500]).unwrap();
+        let file = drive.open(path, OpenHow::Read).unwrap();
+        drive.unchanged(file).unwrap();
+        file
+    };
+    let said = |file| {
+        let error = drive.unchanged(file).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Damaged);
+        error.message
+    };
+    let file = opened();
+    drive.tamper(path, |bytes| bytes.truncate(1000));
+    assert!(said(file).contains("went from 1500 to 1000 bytes"));
+    let file = opened();
+    drive.tamper(path, |bytes| bytes[7] = 0);
+    assert!(said(file).contains("was written to"));
+    let file = opened();
+    drive.publish(path, &[5; 1500]).unwrap();
+    assert!(said(file).contains("was replaced by another file"));
+    drive.remove(path).unwrap();
+    assert_eq!(drive.unchanged(file).unwrap_err().kind, ErrorKind::NotFound);
+    // Who writes a file changes it himself.
+    let file = drive.open(path, OpenHow::Write).unwrap();
+    put(&*drive, file, 0, b"x");
+    drive.unchanged(file).unwrap();
 }

@@ -1,12 +1,14 @@
 //! Any storage, spoiled by a seed: slow, short, full, failing, lying, or silent.
 
+use super::fills::{FillFault, Kept};
 use super::random::Random;
 use crate::fault::{ends_early, late};
-use crate::fill::{self, Fill, Filling, Priority};
+use crate::fill::{Fill, Filling, Priority};
 use crate::meter::lock;
 use crate::region::Region;
 use crate::service::{Counters, FileFacts, OpenHow, Storage};
 use kvern_contract::{Error, ErrorKind, FileId, FileRead, FileWrite, Result};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -34,15 +36,22 @@ pub struct FaultPlan {
     pub misdirect_one_in: u64,
     /// Bytes written before the drive is full.
     pub space_bytes: Option<u64>,
-    /// Reads wait until [`Faults::release`], or their deadline.
+    /// What goes wrong with which tries of fills, counted from 1; a fill that is tried once more
+    /// is two tries.
+    pub fills: Vec<(u64, FillFault)>,
+    /// Reads wait until [`Faults::release`], or their deadline; fills are kept as
+    /// [`FillFault::Hold`] has it.
     pub hold_reads: bool,
     /// Writes, syncs and publishes wait until [`Faults::release`], or their deadline.
     pub hold_writes: bool,
 }
 
-struct State {
-    plan: FaultPlan,
+pub(super) struct State {
+    pub(super) plan: FaultPlan,
     random: Random,
+    /// Tries of fills, and those that were tried once more.
+    pub(super) tries: u64,
+    pub(super) retries: u64,
     reads: u64,
     writes: u64,
     syncs: u64,
@@ -52,30 +61,62 @@ struct State {
 
 /// A storage that does what its plan says.
 pub struct Faults {
-    inner: Arc<dyn Storage>,
-    state: Mutex<State>,
+    pub(super) inner: Arc<dyn Storage>,
+    pub(super) state: Mutex<State>,
+    /// Fills that have not come.
+    pub(super) kept: Mutex<Vec<Kept>>,
+    /// Paths of open files, for messages.
+    names: Mutex<HashMap<FileId, Arc<str>>>,
     released: Condvar,
 }
 impl Faults {
     /// Spoils `inner` by `plan`.
     pub fn new(inner: Arc<dyn Storage>, plan: FaultPlan) -> Arc<Self> {
         let random = Random::new(plan.seed);
-        let state = State { plan, random, reads: 0, writes: 0, syncs: 0, written: 0, held: 0 };
-        Arc::new(Faults { inner, state: Mutex::new(state), released: Condvar::new() })
+        let state = State {
+            plan,
+            random,
+            tries: 0,
+            retries: 0,
+            reads: 0,
+            writes: 0,
+            syncs: 0,
+            written: 0,
+            held: 0,
+        };
+        Arc::new(Faults {
+            inner,
+            state: Mutex::new(state),
+            kept: Mutex::default(),
+            names: Mutex::default(),
+            released: Condvar::new(),
+        })
     }
     /// Replaces the plan; counts start anew. Held calls look again.
     pub fn set(&self, plan: FaultPlan) {
         let mut state = lock(&self.state);
         state.random = Random::new(plan.seed);
         state.plan = plan;
-        (state.reads, state.writes, state.syncs, state.written) = (0, 0, 0, 0);
+        (state.tries, state.reads, state.writes, state.syncs, state.written) = (0, 0, 0, 0, 0);
         self.released.notify_all();
     }
-    /// Lets held calls go on, and holds no more.
+    /// Lets held calls go on and kept fills come, and holds no more.
     pub fn release(&self) {
-        let mut state = lock(&self.state);
-        (state.plan.hold_reads, state.plan.hold_writes) = (false, false);
-        self.released.notify_all();
+        {
+            let mut state = lock(&self.state);
+            (state.plan.hold_reads, state.plan.hold_writes) = (false, false);
+            state.plan.fills.retain(|(_, fault)| *fault != FillFault::Hold);
+            self.released.notify_all();
+        }
+        self.let_go();
+    }
+    /// Fills that are kept now.
+    pub fn kept(&self) -> usize {
+        lock(&self.kept).len()
+    }
+    /// The path of an open file, as it was opened.
+    pub(super) fn name(&self, file: FileId) -> Arc<str> {
+        lock(&self.names).get(&file).cloned().unwrap_or_else(|| "a file".into())
     }
     /// Calls that are held now.
     pub fn held(&self) -> u32 {
@@ -83,7 +124,7 @@ impl Faults {
     }
 
     /// Waits as the plan says; what is left of `within`, or `None` when it has passed.
-    fn wait(&self, within: Duration, holds: fn(&FaultPlan) -> bool) -> Option<Duration> {
+    pub(super) fn wait(&self, within: Duration, holds: fn(&FaultPlan) -> bool) -> Option<Duration> {
         let start = Instant::now();
         let mut state = lock(&self.state);
         let nap = state.plan.latency.map(|(least, most)| {
@@ -151,7 +192,7 @@ impl Faults {
         }
     }
     /// Spoils one read that came well.
-    fn spoil(&self, read: &mut FileRead<'_>) {
+    pub(super) fn spoil(&self, read: &mut FileRead<'_>) {
         let mut state = lock(&self.state);
         state.reads += 1;
         let plan = state.plan.clone();
@@ -173,7 +214,9 @@ impl Faults {
 
 impl Storage for Faults {
     fn open(&self, path: &Path, how: OpenHow) -> Result<FileId> {
-        self.inner.open(path, how)
+        let file = self.inner.open(path, how)?;
+        lock(&self.names).insert(file, path.display().to_string().into());
+        Ok(file)
     }
     fn open_memory(&self, name: &str, bytes: &'static [u8]) -> Result<FileId> {
         self.inner.open_memory(name, bytes)
@@ -193,8 +236,8 @@ impl Storage for Faults {
     fn register(&self, region: &Arc<Region>) {
         self.inner.register(region);
     }
-    fn fill(&self, fills: Vec<Fill>, _: Priority) -> Filling {
-        fill::at_once(self, fills)
+    fn fill(&self, fills: Vec<Fill>, priority: Priority) -> Filling {
+        self.start(fills, priority)
     }
     fn list(&self, dir: &Path) -> Result<Vec<(String, u64)>> {
         self.inner.list(dir)
@@ -249,7 +292,8 @@ impl Storage for Faults {
         self.inner.remove(path)
     }
     fn counters(&self) -> Counters {
-        self.inner.counters()
+        let counters = self.inner.counters();
+        Counters { retries: counters.retries + lock(&self.state).retries, ..counters }
     }
     fn path_kind(&self) -> &'static str {
         self.inner.path_kind()

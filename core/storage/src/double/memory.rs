@@ -1,211 +1,19 @@
 //! A drive in memory with a switch: until a sync, a power cut leaves any sectors of what was
 //! written.
 
+use super::disk::{Change, Disk, Handle, Inode, size};
+use super::fills::one_by_one;
 use super::random::Random;
-use crate::fault::{ends_early, no_file, read_only};
-use crate::fill::{self, Fill, Filling, Priority};
+use crate::fill::{Fill, Filling, Priority};
 use crate::meter::lock;
 use crate::region::Region;
 use crate::service::{Counters, FileFacts, OpenHow, Storage};
 use kvern_contract::{Error, ErrorKind, FileId, FileRead, FileWrite, Result};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-
-/// What the drive writes whole.
-const SECTOR: usize = 512;
-
-/// A change that no sync has covered.
-enum Change {
-    Write { offset: usize, bytes: Vec<u8> },
-    Length(usize),
-}
-fn apply(image: &mut Vec<u8>, change: &Change) {
-    match change {
-        Change::Length(bytes) => image.resize(*bytes, 0),
-        Change::Write { offset, bytes } => {
-            let end = offset + bytes.len();
-            if image.len() < end {
-                image.resize(end, 0);
-            }
-            image[*offset..end].copy_from_slice(bytes);
-        }
-    }
-}
-
-#[derive(Default)]
-struct Inode {
-    live: Vec<u8>,
-    durable: Vec<u8>,
-    pending: Vec<Change>,
-    name_is_new: bool,
-}
-impl Inode {
-    fn change(&mut self, change: Change) {
-        apply(&mut self.live, &change);
-        self.pending.push(change);
-    }
-    /// A sync: what is pending reaches the drive. (Not all that is seen: see `fail_sync_at`.)
-    fn settle(&mut self) {
-        for change in std::mem::take(&mut self.pending) {
-            apply(&mut self.durable, &change);
-        }
-    }
-    /// What a cut leaves: each sector one of its versions, the length one of its lengths.
-    fn survive(&self, random: &mut Random) -> Vec<u8> {
-        if self.pending.is_empty() {
-            return self.durable.clone();
-        }
-        // Some cuts lose all, some nothing, most a part.
-        let luck = random.below(4);
-        let mut running = self.durable.clone();
-        let mut lengths = vec![running.len()];
-        let mut versions: BTreeMap<usize, Vec<[u8; SECTOR]>> = BTreeMap::new();
-        let sector_of = |image: &[u8], sector: usize| {
-            let mut out = [0; SECTOR];
-            let from = (sector * SECTOR).min(image.len());
-            let there = &image[from..(from + SECTOR).min(image.len())];
-            out[..there.len()].copy_from_slice(there);
-            out
-        };
-        for change in &self.pending {
-            let (first, end) = match change {
-                Change::Write { offset, bytes } => (*offset, offset + bytes.len()),
-                Change::Length(bytes) => (*bytes, running.len().max(*bytes)),
-            };
-            let sectors = first / SECTOR..end.div_ceil(SECTOR);
-            for sector in sectors.clone() {
-                let before = sector_of(&running, sector);
-                versions.entry(sector).or_insert_with(|| vec![before]);
-            }
-            apply(&mut running, change);
-            lengths.push(running.len());
-            for sector in sectors {
-                let after = sector_of(&running, sector);
-                if let Some(list) = versions.get_mut(&sector) {
-                    list.push(after);
-                }
-            }
-        }
-        let pick = |count: usize, random: &mut Random| match luck {
-            0 => 0,
-            1 => count - 1,
-            _ => random.below(count as u64) as usize,
-        };
-        let mut image = self.durable.clone();
-        image.resize(lengths[pick(lengths.len(), random)], 0);
-        for (sector, list) in versions {
-            let from = (sector * SECTOR).min(image.len());
-            let end = (from + SECTOR).min(image.len());
-            let chosen = &list[pick(list.len(), random)];
-            image[from..end].copy_from_slice(&chosen[..end - from]);
-        }
-        image
-    }
-}
-
-struct Handle {
-    inode: u64,
-    path: PathBuf,
-    writable: bool,
-}
-
-#[derive(Default)]
-struct Disk {
-    inodes: HashMap<u64, Inode>,
-    names: BTreeMap<PathBuf, u64>,
-    durable_names: BTreeMap<PathBuf, u64>,
-    handles: HashMap<FileId, Handle>,
-    memory: HashMap<FileId, (String, &'static [u8])>,
-    next_inode: u64,
-    next_file: u32,
-    events: u64,
-    fail_at: Option<u64>,
-    fail_sync_at: Option<u64>,
-    off: bool,
-    counters: Counters,
-}
-impl Disk {
-    fn powered(&self) -> Result<()> {
-        match self.off {
-            true => Err(Error::new(ErrorKind::Io, "storage", "the power is off")),
-            false => Ok(()),
-        }
-    }
-    /// Counts a change to the drive; whether it is the one at which the power goes.
-    fn event(&mut self) -> bool {
-        let now = self.fail_at == Some(self.events);
-        self.events += 1;
-        self.off |= now;
-        now
-    }
-    fn handle(&self, operation: &str, file: FileId) -> Result<&Handle> {
-        self.handles.get(&file).ok_or_else(|| no_file(operation, file))
-    }
-    fn inode(&mut self, inode: u64) -> &mut Inode {
-        self.inodes.entry(inode).or_default()
-    }
-    fn create(&mut self, path: &Path) -> u64 {
-        self.next_inode += 1;
-        let inode = self.next_inode;
-        self.inodes.insert(inode, Inode { name_is_new: true, ..Inode::default() });
-        self.names.insert(path.to_owned(), inode);
-        inode
-    }
-    /// Makes the names of one directory durable.
-    fn sync_names(&mut self, dir: Option<&Path>) {
-        let inside = |path: &Path| path.parent() == dir;
-        self.durable_names.retain(|path, _| !inside(path));
-        for (path, &inode) in self.names.iter().filter(|(path, _)| inside(path)) {
-            self.durable_names.insert(path.clone(), inode);
-        }
-    }
-    fn add(&mut self, handle: Handle) -> FileId {
-        self.next_file += 1;
-        let file = FileId(self.next_file);
-        self.handles.insert(file, handle);
-        file
-    }
-    fn read(&mut self, read: &mut FileRead<'_>) -> Result<()> {
-        let (name, bytes): (String, &[u8]) = match self.memory.get(&read.file) {
-            Some((name, bytes)) => (name.clone(), bytes),
-            None => {
-                let handle = self.handle("storage/read", read.file)?;
-                let name = handle.path.display().to_string();
-                let live = self.inodes.get(&handle.inode).map(|inode| inode.live.as_slice());
-                (name, live.unwrap_or_default())
-            }
-        };
-        let from = usize::try_from(read.offset).unwrap_or(usize::MAX).min(bytes.len());
-        let there = &bytes[from..];
-        let asked = read.into.len();
-        if there.len() < asked {
-            return Err(ends_early(&name, read.offset, asked as u64, there.len() as u64));
-        }
-        read.into.copy_from_slice(&there[..asked]);
-        self.counters.reads += 1;
-        self.counters.bytes_read += asked as u64;
-        Ok(())
-    }
-    fn writable(&self, operation: &str, file: FileId) -> Result<u64> {
-        let handle = self.handle(operation, file)?;
-        match handle.writable {
-            true => Ok(handle.inode),
-            false => Err(read_only(operation, &handle.path.display().to_string())),
-        }
-    }
-}
-
-/// An offset that the drive has room for, with `more` bytes behind it.
-fn size(offset: u64, more: usize) -> Result<usize> {
-    let room = |offset: &usize| offset.saturating_add(more) <= 1 << 32;
-    usize::try_from(offset).ok().filter(room).ok_or_else(|| {
-        let text = format!("{offset} bytes and {more} more pass the drive's 4 GiB");
-        Error::new(ErrorKind::OutOfSpace, "storage/write", text)
-    })
-}
 
 /// A drive in memory. Deadlines always hold: nothing here waits.
 ///
@@ -217,13 +25,21 @@ fn size(offset: u64, more: usize) -> Result<usize> {
 pub struct MemoryStorage {
     disk: Mutex<Disk>,
     number: u64,
+    /// What fills of files that are opened `Direct` must be rounded to; 0: there are none.
+    align: u64,
 }
 impl MemoryStorage {
     /// An empty drive.
     pub fn new() -> Arc<Self> {
+        Self::direct(0)
+    }
+    /// An empty drive that takes direct reads as strictly as drives do: offset, address and end of
+    /// each fill are multiples of `align` (or the end is the file's), or it is Invalid. Urgent
+    /// fills, which are rows and pages of any length, are copied instead, and counted.
+    pub fn direct(align: u64) -> Arc<Self> {
         static DRIVES: AtomicU64 = AtomicU64::new(1);
         let number = DRIVES.fetch_add(1, Ordering::Relaxed);
-        Arc::new(MemoryStorage { number, ..MemoryStorage::default() })
+        Arc::new(MemoryStorage { number, align, ..MemoryStorage::default() })
     }
     /// A number that no other drive has that [`MemoryStorage::new`] makes in this process.
     pub fn number(&self) -> u64 {
@@ -270,7 +86,7 @@ impl MemoryStorage {
             if let Some(old) = disk.inodes.get(inode) {
                 let bytes = old.survive(&mut random);
                 let live = bytes.clone();
-                let new = Inode { live, durable: bytes, pending: Vec::new(), name_is_new: false };
+                let new = Inode { live, durable: bytes, ..Inode::default() };
                 inodes.insert(*inode, new);
             }
         }
@@ -295,7 +111,13 @@ impl MemoryStorage {
             change(&mut inode.live);
             inode.durable.clone_from(&inode.live);
             inode.pending.clear();
+            inode.changes += 1;
         }
+    }
+    fn name(&self, file: FileId) -> Arc<str> {
+        let disk = lock(&self.disk);
+        let path = disk.handles.get(&file).map(|handle| handle.path.display().to_string());
+        path.or_else(|| Some(disk.memory.get(&file)?.0.clone())).unwrap_or_default().into()
     }
 }
 
@@ -318,7 +140,9 @@ impl Storage for MemoryStorage {
             }
         };
         let writable = how == OpenHow::Write;
-        Ok(disk.add(Handle { inode, path: path.to_owned(), writable }))
+        let align = if how == OpenHow::Direct { self.align.max(1) } else { 1 };
+        let born = disk.inodes.get(&inode).map(Inode::age).filter(|_| !writable);
+        Ok(disk.add(Handle { inode, path: path.to_owned(), writable, align, born }))
     }
     fn open_memory(&self, name: &str, bytes: &'static [u8]) -> Result<FileId> {
         let mut disk = lock(&self.disk);
@@ -343,14 +167,37 @@ impl Storage for MemoryStorage {
     }
     fn facts(&self, file: FileId) -> Result<FileFacts> {
         self.bytes(file)?;
-        Ok(FileFacts { align: 1, ..FileFacts::default() })
+        Ok(lock(&self.disk).facts(file))
     }
     fn unchanged(&self, file: FileId) -> Result<()> {
-        self.bytes(file).map(|_| ())
+        let disk = lock(&self.disk);
+        disk.powered()?;
+        disk.unchanged(file)
     }
     fn register(&self, _: &Arc<Region>) {}
-    fn fill(&self, fills: Vec<Fill>, _: Priority) -> Filling {
-        fill::at_once(self, fills)
+    fn fill(&self, fills: Vec<Fill>, priority: Priority) -> Filling {
+        one_by_one(
+            fills,
+            |file| self.name(file),
+            |fill, ticket| {
+                let Fill { file, offset, mut into } = fill;
+                let (bytes, mut disk) = (into.len() as u64, lock(&self.disk));
+                let rounded = disk.rounded(file, offset, into.span());
+                let direct = disk.facts(file).direct;
+                let mut read = FileRead { file, offset, into: &mut into, done: Ok(()) };
+                let done = match (rounded, disk.powered()) {
+                    (_, Err(off)) => Err(off),
+                    (Err(error), _) if priority != Priority::Urgent => Err(error),
+                    (rounded, _) => disk.read(&mut read).inspect(|()| match (direct, rounded) {
+                        (true, Ok(())) => disk.counters.direct_bytes += bytes,
+                        (true, Err(_)) => disk.counters.copied_bytes += bytes,
+                        (false, _) => {}
+                    }),
+                };
+                drop(disk);
+                ticket.answer(done.map(|()| into));
+            },
+        )
     }
     fn list(&self, dir: &Path) -> Result<Vec<(String, u64)>> {
         let disk = lock(&self.disk);
