@@ -2,6 +2,7 @@
 
 use crate::events::{Event, Recorder};
 use crate::family::Family;
+use crate::guess::Guesses;
 use crate::io::Io;
 use crate::pager::Pager;
 use crate::scratch::Activations;
@@ -44,6 +45,8 @@ pub struct Engine {
     pub(crate) placement: PlacementFacts,
     pub(crate) budget: Arc<Budget>,
     pub(crate) events: Arc<Recorder>,
+    /// Who guesses what requests say next, where somebody does.
+    pub(crate) guesses: Option<Guesses>,
 }
 
 impl Engine {

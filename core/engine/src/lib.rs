@@ -12,6 +12,7 @@ mod chain;
 mod engine;
 mod events;
 mod family;
+mod guess;
 mod io;
 mod load;
 mod pager;
@@ -29,6 +30,7 @@ mod tests;
 
 pub use engine::Engine;
 pub use events::Event;
+pub use guess::{Draft, Guess, GuessAsk, Ngram};
 pub use plan::{PlanFacts, Prediction, UnitFacts, UnitTier};
 pub use spec::{
     CacheFacts, DENSE_CHUNK_ROWS, EngineSpec, Facts, Finish, Flow, LogLine, MlpChunks, Outcome,

@@ -135,6 +135,7 @@ impl Engine {
             placement: placed.facts,
             budget,
             events,
+            guesses: None,
             family,
         })
     }

@@ -183,6 +183,8 @@ pub struct Speculation {
     pub accepted: u64,
     /// Steps with guesses.
     pub steps: u64,
+    /// Steps that gave tokens, with guesses or without.
+    pub sweeps: u64,
 }
 
 /// Counts of `cache_state`; tokens, bytes and artifacts are sums over layers.

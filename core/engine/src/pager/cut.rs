@@ -1,7 +1,8 @@
 //! How pages are forgotten: dropped out of the window, or cut by a rewind.
 
 use super::frames::Frame;
-use super::page::{Kept, Page, first_of};
+use super::page::{Kept, Page, Rows, first_of};
+use super::store::Ask;
 use super::{Pager, Place};
 use kvern_contract::{PAGE_TOKENS, Result, SessionId};
 use std::collections::BTreeSet;
@@ -36,6 +37,40 @@ impl Pager {
             }
         }
         Ok(())
+    }
+
+    /// Makes the first `kept` rows of a step the session's and cuts the others. Where the page that
+    /// they end in cannot be written again, the session goes back to its start: `length` says what
+    /// it holds. *Caller*: no work is left; fewer rows are cut than a page has.
+    pub(crate) fn commit_some(&mut self, rows: &Rows, kept: u32) -> Result<()> {
+        let wanted = rows.position + u64::from(kept);
+        let landed = self.landing(rows.session, wanted)?;
+        if landed <= rows.position {
+            return self.rewind(rows.session, landed).map(|_| ());
+        }
+        self.cut(rows.session, landed)?;
+        self.commit(rows)?;
+        if landed < wanted {
+            // The store was given the page, with rows that were guessed.
+            self.tell(Ask::Rewind { session: rows.session, to: landed });
+        }
+        Ok(())
+    }
+
+    /// How many guessed rows may follow the `known` tokens of a session in one step so that every
+    /// row sees what it would see in a step of its own. An exact history has no limit. In a lossy
+    /// one no row goes past where pages turn cold, and none fills a page: a page that a store has
+    /// been given cannot be cut, and its rows would be computed again by other steps.
+    pub(crate) fn guess_room(&self, session: SessionId, known: u64) -> Result<usize> {
+        if !self.is_lossy() {
+            return Ok(usize::MAX);
+        }
+        let first = self.session(session)?.committed as u64;
+        let cold_after = self.policy.cold_after;
+        let mark = first.saturating_sub(cold_after) / PAGE;
+        let turns = ((mark + 1) * PAGE).saturating_add(cold_after);
+        let last_of_page = known / PAGE * PAGE + PAGE - 1;
+        Ok(turns.min(last_of_page).saturating_sub(known) as usize)
     }
 
     /// Where a rewind lands: at `to` where the page that holds it can be written again, else at the

@@ -144,19 +144,6 @@ impl Pager {
         self.hear()
     }
 
-    /// Makes the first `kept` rows of a step the session's and cuts the others. Where the page that
-    /// they end in cannot be written again, the session goes back to its start: `length` says what
-    /// it holds. *Caller*: no work is left; fewer rows are cut than a page has.
-    pub(crate) fn commit_some(&mut self, rows: &Rows, kept: u32) -> Result<()> {
-        let landed = self.landing(rows.session, rows.position + u64::from(kept))?;
-        if landed <= rows.position {
-            // The store may have been given the page already.
-            return self.rewind(rows.session, landed).map(|_| ());
-        }
-        self.cut(rows.session, landed)?;
-        self.commit(rows)
-    }
-
     /// Goes back to `to` tokens, or fewer: a page that would be cut is forgotten whole unless its
     /// frame can be written again, and a window that has lost what the next query would see starts
     /// again at 0. Answers where it landed. *Caller*: no work is left.

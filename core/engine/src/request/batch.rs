@@ -1,6 +1,7 @@
 //! The loop over a batch: at every step's border sequences join and leave; a step takes a row of
 //! each that decodes, and fills the rest with prompts.
 
+use super::guess::fitting;
 use super::sequence::{On, Sequence};
 use crate::engine::Engine;
 use crate::spec::Finish;
@@ -10,6 +11,8 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 
 const PAGE: usize = PAGE_TOKENS as usize;
+/// Steps without guesses after one that had no room for them.
+const BARE_STEPS: u32 = 64;
 
 /// Sequences that run and that wait.
 pub(super) struct Batch<'a> {
@@ -22,6 +25,8 @@ pub(super) struct Batch<'a> {
     steps: u64,
     /// One had to leave for want of memory: nobody joins before another one has left.
     is_full: bool,
+    /// Steps that go without guesses.
+    bare: u32,
     /// Whether the caller wants all to end.
     stopped: &'a Cell<bool>,
 }
@@ -39,7 +44,7 @@ impl<'a> Batch<'a> {
         stopped: &'a Cell<bool>,
     ) -> Self {
         let running = Vec::new();
-        Batch { waiting, running, most: most.max(1), steps: 0, is_full: false, stopped }
+        Batch { waiting, running, most: most.max(1), steps: 0, is_full: false, bare: 0, stopped }
     }
 
     fn sessions(&self) -> Vec<SessionId> {
@@ -112,6 +117,7 @@ impl Engine {
         batch.steps += 1;
         let parts = self.parts(batch)?;
         let running = &mut batch.running;
+        let guessed = running.iter().any(|s| !s.drafts.is_empty());
         let (mut ids, mut sessions) = (Vec::new(), Vec::new());
         for part in &parts {
             let sequence = &running[part.which];
@@ -149,6 +155,11 @@ impl Engine {
             }
         }
         match done {
+            // Guesses ask for memory sooner than what they guess, or in vain.
+            Err(error) if error.kind == ErrorKind::OverBudget && guessed => {
+                batch.bare = BARE_STEPS;
+                Ok(())
+            }
             Err(error) if error.kind == ErrorKind::OverBudget => {
                 match running.iter().rposition(|s| !s.is_callers).filter(|_| running.len() > 1) {
                     // The one that came last waits until another has left.
@@ -170,8 +181,13 @@ impl Engine {
 
     /// Who adds which rows: first those that must take a step again as it was, then a row of each
     /// that decodes, who has waited longest first, then prompts in the order in which they came.
+    /// Guesses follow where the step reaches the last token that is known.
     fn parts(&mut self, batch: &mut Batch<'_>) -> Result<Vec<Part>> {
         let running = &mut batch.running;
+        match batch.bare {
+            0 => self.guess(running)?,
+            _ => batch.bare -= 1,
+        }
         let mut order: Vec<usize> = (0..running.len()).collect();
         order.sort_by_key(|i| {
             let s = &running[*i];
@@ -185,7 +201,7 @@ impl Engine {
         let mut pages = self.pager.pages_of_step().map_or(usize::MAX, |n| n as usize);
         let mut parts: Vec<Part> = Vec::new();
         for which in order {
-            let feed = &running[which].feed;
+            let Sequence { feed, drafts, .. } = &mut running[which];
             let wanted = feed.must_end().unwrap_or(feed.all.len()) - feed.at;
             let mut count = wanted.min(rows);
             if wanted > 1 {
@@ -195,12 +211,20 @@ impl Engine {
             if feed.must_end().is_some() && count < wanted && !parts.is_empty() {
                 count = 0;
             }
+            let (end, known) = (feed.at + count, feed.all.len());
+            if count == 0 || end < known {
+                drafts.clear();
+            }
             if count == 0 {
                 continue;
             }
             rows -= count;
             pages -= if wanted > 1 { count.div_ceil(PAGE) } else { 0 };
-            parts.push(Part { which, end: feed.at + count });
+            drafts.truncate(fitting(known, drafts.len(), rows, pages));
+            rows -= drafts.len();
+            let opened = (known + drafts.len()).div_ceil(PAGE) - known.div_ceil(PAGE);
+            pages = pages.saturating_sub(opened);
+            parts.push(Part { which, end });
         }
         Ok(parts)
     }
@@ -218,6 +242,9 @@ impl Engine {
     /// Ends a sequence's session, if it is its own, and tells how it ended.
     fn part_with(&mut self, sequence: Sequence<'_>, on: &mut On<'_>) -> Result<()> {
         let own = sequence.session.filter(|_| !sequence.is_callers);
+        if let Some(guesses) = &mut self.guesses {
+            guesses.ended(sequence.id);
+        }
         sequence.finish(on);
         own.map_or(Ok(()), |session| self.pager.end(session))
     }

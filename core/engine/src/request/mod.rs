@@ -4,6 +4,8 @@
 
 mod batch;
 mod feed;
+mod guess;
+mod pace;
 mod sequence;
 
 use crate::engine::Engine;
@@ -55,7 +57,7 @@ impl Engine {
         self.batch(requests.into_iter().map(|request| (None, request)), most, on_said)
     }
 
-    fn batch<'r>(
+    pub(crate) fn batch<'r>(
         &mut self,
         asked: impl IntoIterator<Item = (Option<SessionId>, Request<'r>)>,
         most: usize,

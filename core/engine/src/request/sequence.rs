@@ -1,6 +1,7 @@
 //! One request of a batch: its tokens, its sampler, its text, and how it ends.
 
 use super::feed::Feed;
+use super::pace::Pace;
 use crate::spec::{Finish, Flow, Outcome, Request, Said, Speculation};
 use crate::step::Next;
 use kvern_contract::{Result, SessionId};
@@ -25,6 +26,8 @@ pub(super) struct Sequence<'a> {
     pub served: u64,
     /// Tokens that may follow, in the step that runs.
     pub drafts: Vec<u32>,
+    /// How many are worth guessing.
+    pub pace: Pace,
     /// How it ended.
     pub end: Option<Result<Finish>>,
     pub request: Request<'a>,
@@ -37,8 +40,9 @@ pub(super) struct Sequence<'a> {
     /// When its last token came, and when the one before this step's.
     now: Instant,
     last: Instant,
-    /// Tokens of the step that runs.
+    /// Tokens of the step that runs, and how many of them had been guessed.
     fresh: usize,
+    right: usize,
 }
 
 impl<'a> Sequence<'a> {
@@ -60,6 +64,7 @@ impl<'a> Sequence<'a> {
             need: 0,
             served: 0,
             drafts: Vec::new(),
+            pace: Pace::default(),
             end: None,
             stream: model.text().ok().map(|text| text.stream(true)),
             stops,
@@ -84,6 +89,7 @@ impl<'a> Sequence<'a> {
             now: start,
             last: start,
             fresh: 0,
+            right: 0,
         })
     }
 
@@ -103,6 +109,13 @@ impl<'a> Sequence<'a> {
     /// Whether one token is to be fed, and the next one wanted.
     pub(super) fn decodes(&self) -> bool {
         self.feed.pending() == 1 && !self.outcome.token_ids.is_empty()
+    }
+
+    /// New tokens that may still come, or none where the next one is not wanted.
+    pub(super) fn left(&self) -> usize {
+        let held = self.feed.all.len() as u64;
+        let room = self.context_tokens.saturating_sub(held) as usize;
+        (self.request.max_new_tokens as usize).saturating_sub(self.tokens()).min(room)
     }
 
     /// New tokens so far.
@@ -127,7 +140,7 @@ impl<'a> Sequence<'a> {
         self.outcome.token_ids.push(token);
         self.end = self.tell(token, on).transpose();
         let drafted = self.drafts.get(self.fresh - 1) == Some(&token);
-        self.outcome.speculation.accepted += u64::from(drafted);
+        self.right += usize::from(drafted);
         if drafted && self.end.is_none() { Next::Go } else { Next::Cut }
     }
 
@@ -153,11 +166,12 @@ impl<'a> Sequence<'a> {
         on(self.id, Said::Text(text)) == Flow::Go
     }
 
-    /// After a step that had so many rows of it, and lost none.
+    /// After a step that had so many rows of it, guessed ones too, and lost none.
     pub(super) fn settle(&mut self, rows: usize, on: &mut On<'_>) {
         if self.tokens() == self.fresh {
+            let fed = rows.saturating_sub(self.drafts.len());
             self.outcome.chunk_count += 1;
-            self.outcome.chunk_tokens = self.outcome.chunk_tokens.max(rows as u32);
+            self.outcome.chunk_tokens = self.outcome.chunk_tokens.max(fed as u32);
             if self.fresh == 0 && self.end.is_none() && !self.say("", on) {
                 self.outcome.prefill = self.start.elapsed();
                 self.end = Some(Ok(Finish::Interrupted));
@@ -170,10 +184,15 @@ impl<'a> Sequence<'a> {
     /// Counts what was guessed.
     fn settle_drafts(&mut self) {
         let proposed = std::mem::take(&mut self.drafts).len();
+        let right = std::mem::take(&mut self.right);
+        self.outcome.speculation.sweeps += u64::from(self.fresh > 0);
         if proposed == 0 {
             return;
         }
+        // An end says nothing of the guesses behind it.
+        self.pace.learn(right, right < proposed && self.end.is_none());
         self.outcome.speculation.proposed += proposed as u64;
+        self.outcome.speculation.accepted += right as u64;
         self.outcome.speculation.steps += 1;
     }
 

@@ -80,7 +80,7 @@ pub(super) fn run(
     (ended, order)
 }
 
-fn tokens(ended: Vec<Result<Outcome>>) -> Vec<Vec<u32>> {
+pub(super) fn tokens(ended: Vec<Result<Outcome>>) -> Vec<Vec<u32>> {
     ended.into_iter().map(|e| e.expect("it generates").token_ids).collect()
 }
 

@@ -3,6 +3,10 @@
 mod batch;
 mod doubles;
 mod families;
+mod guess;
+mod guess_draft;
+mod guess_faults;
+mod guesser;
 mod history;
 mod loss;
 mod loss_sessions;
