@@ -16,6 +16,7 @@ mod report;
 mod request;
 mod state;
 mod stats;
+mod storage;
 
 pub use compare::{Comparison, MetricDelta, compare};
 pub use document::{compact, parse, pretty, rounded};
@@ -32,3 +33,4 @@ pub use request::{
 };
 pub use state::CacheState;
 pub use stats::{Stats, Sum, median, p95};
+pub use storage::Storage;

@@ -2,6 +2,7 @@
 
 use crate::state::CacheState;
 use crate::stats::Sum;
+use crate::storage::Storage;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -49,6 +50,10 @@ pub struct Request {
     pub allocator_gap_ratio: Option<f64>,
     /// Storage events of the request; null without any.
     pub native_runtime_profile: Option<NativeProfile>,
+    /// How bytes came from the drive.
+    pub storage: Storage,
+    /// Bytes of weights that arrived from the drive, over the new tokens; null if none came.
+    pub streamed_bytes_per_token: Option<f64>,
     /// Memory and processor during the request.
     pub resources: Resources,
     /// Calls between host and plugins, either way, during the request.

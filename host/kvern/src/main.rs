@@ -26,6 +26,7 @@ mod out;
 mod planner;
 mod plugin;
 mod read_path;
+mod reads;
 mod runtime;
 mod scaffold;
 mod selector;

@@ -1,5 +1,6 @@
 //! From what the engine says of a request to what the report says of it.
 
+use crate::reads::{self, Reads};
 use crate::selector::{Selection, recommend};
 use kvern_contract::{Granularity, KvEncoding};
 use kvern_engine::{CacheFacts, Event, Facts, Finish, Outcome};
@@ -17,8 +18,8 @@ pub struct Seen<'a> {
     pub prepared: Duration,
     /// What the engine gave.
     pub outcome: &'a Outcome,
-    /// Its counters before.
-    pub before: &'a CacheFacts,
+    /// What it knew before.
+    pub before: &'a Facts,
     /// What it knows after.
     pub after: &'a Facts,
     /// What happened in between.
@@ -29,9 +30,12 @@ pub struct Seen<'a> {
     pub resources: Resources,
     /// How the KV strategy was chosen.
     pub selection: &'a Selection,
+    /// How bytes come from the drive.
+    pub reads: &'a Reads,
 }
 
-fn ms(time: Duration) -> f64 {
+/// Milliseconds.
+pub fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
@@ -58,6 +62,7 @@ pub fn request(seen: Seen<'_>) -> Request {
     let since_first: Duration = outcome.inter_token.iter().sum();
     let resident = after.cache_root.is_none();
     let state = cache_state(&seen);
+    let storage = reads::storage(seen.reads, seen.before, after);
     let mut resources = seen.resources;
     accelerator(&mut resources, after);
     let reserved = after.device_usage.reserved_peak_bytes;
@@ -89,6 +94,9 @@ pub fn request(seen: Seen<'_>) -> Request {
         allocator_gap_mb: gap.map(|g| g as f64 / MIB),
         allocator_gap_ratio: gap.zip(reserved.filter(|r| *r > 0)).map(|(g, r)| g as f64 / r as f64),
         native_runtime_profile: NativeProfile::of(&events),
+        streamed_bytes_per_token: (output > 0)
+            .then(|| storage.streamed_bytes as f64 / output as f64),
+        storage,
         resources,
         border_crossings: seen.crossings,
         text_excerpt: excerpt(&outcome.text),
@@ -116,6 +124,7 @@ fn explain(out: &mut Request, resident: bool) {
     let reasons = [
         ("time_to_first_token_ms", out.time_to_first_token_ms.is_none(), "no token came"),
         ("prompt_tokens_per_second", out.prompt_tokens_per_second.is_none(), "no token came"),
+        ("streamed_bytes_per_token", out.streamed_bytes_per_token.is_none(), "no token came"),
         ("output_tokens_per_second", out.output_tokens_per_second.is_none(), "no token came"),
         ("decode_tokens_per_second", out.decode_tokens_per_second.is_none(), one_token),
         (
@@ -239,7 +248,7 @@ fn representation(encoding: KvEncoding) -> Option<String> {
 
 /// What the cache holds now, and what it did during the request: counters are differences.
 fn cache_state(seen: &Seen<'_>) -> CacheState {
-    let (was, is) = (seen.before, &seen.after.kv);
+    let (was, is) = (&seen.before.kv, &seen.after.kv);
     let (about, policy) = (&seen.after.description, &seen.after.policy);
     let since = |get: fn(&CacheFacts) -> u64| get(is).saturating_sub(get(was));
     let bytes_written = since(|k| k.bytes_written);

@@ -1,7 +1,6 @@
 //! A model with its plugins: first chosen and checked, then loaded, then asked.
 
 use crate::chosen::{self, Chosen, Origin};
-use crate::cli::IoPath;
 use crate::fail::{Failure, Outcome};
 use crate::machine::Machine;
 use crate::meter::Meter;
@@ -9,14 +8,14 @@ use crate::metrics;
 use crate::model::Reference;
 use crate::planner::{Plan, PlanAsk, plan_config};
 use crate::read_path::{Reading, Sizes};
+use crate::reads::{self, Reads};
 use crate::selector::Selection;
 use crate::settings::Settings;
 use crate::{interrupt, log, watchdog};
 use kvern_contract::{DeviceBackend, KvStrategy, OffloadPolicy};
-use kvern_engine::{CacheFacts, Engine, EngineSpec, Facts, Flow, Request};
+use kvern_engine::{Engine, EngineSpec, Facts, Flow, Outcome as Ended, Request, Said};
 use kvern_model::{Model, Sampler, Text, WeightFile};
 use kvern_report::Resources;
-use kvern_storage::{PathChoice, Service, ServiceSpec};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,6 +31,28 @@ pub struct Prepared {
     pub plugins: Plugins,
     began: Instant,
     meter: Meter,
+}
+
+/// What a run wants room for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Room {
+    /// Tokens of its longest session; `None`: as many as the model was made for.
+    pub tokens: Option<u64>,
+    /// Sessions at once, at least 1.
+    pub sessions: u32,
+}
+
+impl Default for Room {
+    fn default() -> Room {
+        Room { tokens: None, sessions: 1 }
+    }
+}
+
+impl Room {
+    /// One session of so many tokens.
+    pub fn of(tokens: u64) -> Room {
+        Room { tokens: Some(tokens), ..Room::default() }
+    }
 }
 
 /// The three plugins of a run.
@@ -113,11 +134,11 @@ impl Prepared {
         )))
     }
 
-    /// Loads the weights, with a context of `needed` tokens unless another was asked for.
-    pub fn load(self, needed: Option<u64>) -> Outcome<Runtime> {
+    /// Loads the weights, with room for so much unless another context was asked for.
+    pub fn load(self, room: Room) -> Outcome<Runtime> {
         let limit = self.context_limit();
         let Prepared { settings, model, plan, plugins, began, meter } = self;
-        let context = settings.context_tokens.or(needed.map(|n| n.clamp(1, limit)));
+        let context = settings.context_tokens.or(room.tokens.map(|n| n.clamp(1, limit)));
         let origins = [
             plugins.kv.origin.clone(),
             plugins.offload.origin.clone(),
@@ -132,7 +153,8 @@ impl Prepared {
         if let Some((level, line)) = settings.memory.line() {
             log::line(level, &line);
         }
-        let storage = storage(&settings)?;
+        let (storage, ring_refused) = reads::service(&settings)?;
+        let rates = kvern_engine::Rates::default();
         log::line(3, &format!("weights are read {}: {}", reading.word(), reading.reason));
         let mut engine = Engine::load(EngineSpec {
             model: Arc::clone(&model),
@@ -152,9 +174,9 @@ impl Prepared {
             prefill_chunk: settings.prefill_chunk,
             context_tokens: context,
             offload_cpu_layers: settings.offload_cpu_layers,
-            sessions: 1,
+            sessions: room.sessions,
             direct: reading.direct,
-            rates: kvern_engine::Rates::default(),
+            rates,
             dense_chunk_rows: settings.dense_chunk_rows,
             load_deadline: settings.plugin_deadline,
             log: Arc::new(log::line),
@@ -163,29 +185,8 @@ impl Prepared {
         let (load_time, mut load_resources) = (began.elapsed(), meter.finish());
         metrics::accelerator(&mut load_resources, &engine.facts());
         let selection = plan.selection;
-        Ok(Runtime { engine, model, selection, origins, load_time, load_resources })
-    }
-}
-
-/// The storage service that was asked for. *Errors*: a ring was asked for by name and the kernel
-/// refuses it.
-fn storage(settings: &Settings) -> Outcome<Arc<Service>> {
-    let path = match settings.io {
-        IoPath::Auto | IoPath::IoUring => PathChoice::Auto,
-        IoPath::Pread => PathChoice::Pool,
-    };
-    let bytes_per_second = settings.drive_rate;
-    let service = Service::new(ServiceSpec { path, bytes_per_second, ..ServiceSpec::default() });
-    let refused = service.path_reason().map(str::to_owned);
-    match refused {
-        Some(reason) if settings.io == IoPath::IoUring => {
-            Err(Failure::new(format!("--io io_uring: {reason}; leave it out, or use --io pread")))
-        }
-        Some(reason) => {
-            log::line(3, &format!("files are read by threads: {reason}"));
-            Ok(service)
-        }
-        None => Ok(service),
+        let reads = Reads { reading, ring_refused, ceiling: rates.drive };
+        Ok(Runtime { engine, model, selection, reads, origins, load_time, load_resources })
     }
 }
 
@@ -207,6 +208,8 @@ pub struct Runtime {
     pub model: Arc<Model>,
     /// How the KV strategy was chosen.
     pub selection: Selection,
+    /// How bytes come from the drive.
+    pub reads: Reads,
     /// The plugins: kv, offload, device.
     pub origins: [Origin; 3],
     /// From before the model was resolved to here.
@@ -234,7 +237,7 @@ pub struct Ask<'a> {
 /// A request's answer.
 pub struct Answer {
     /// What the engine gave.
-    pub outcome: kvern_engine::Outcome,
+    pub outcome: Ended,
     /// The same as the report tells it.
     pub metrics: kvern_report::Request,
 }
@@ -248,7 +251,7 @@ impl Runtime {
         ask: Ask<'_>,
         on_text: &mut dyn FnMut(&str) -> Outcome<()>,
     ) -> Outcome<Answer> {
-        let before: CacheFacts = self.engine.facts().kv;
+        let before = self.engine.facts();
         // What happened before belongs to nobody's request.
         drop(self.engine.take_events());
         let meter = Meter::start();
@@ -287,7 +290,30 @@ impl Runtime {
             crossings,
             resources,
             selection: &self.selection,
+            reads: &self.reads,
         });
         Ok(Answer { outcome, metrics })
+    }
+
+    /// Runs many requests in one batch, at most `most` at once. `on_ended` gets each by its place
+    /// as soon as it has ended; its failure ends all, and is the answer. So does Ctrl-C, and is the
+    /// `finish` of those that had not ended.
+    pub fn ask_all<'r>(
+        &mut self,
+        requests: Vec<Request<'r>>,
+        most: usize,
+        on_ended: &mut dyn FnMut(usize, kvern_contract::Result<Ended>) -> Outcome<()>,
+    ) -> Outcome<()> {
+        let mut failed = None;
+        let done = self.engine.run(requests, most, &mut |which, said| {
+            if let Said::Ended(ended) = said
+                && failed.is_none()
+            {
+                failed = on_ended(which, ended).err();
+            }
+            if failed.is_some() || interrupt::asked() { Flow::StopAll } else { Flow::Go }
+        });
+        failed.map_or(Ok(()), Err)?;
+        Ok(done?)
     }
 }

@@ -5,7 +5,7 @@ use crate::cli::{ModelArgs, ProbeArgs, ProbeMode};
 use crate::command::read_text;
 use crate::fail::{Failure, Outcome};
 use crate::out;
-use crate::runtime::{Ask, Prepared, Runtime};
+use crate::runtime::{Ask, Prepared, Room, Runtime};
 use crate::settings::Settings;
 use clap::ValueEnum;
 use kvern_engine::Finish;
@@ -32,7 +32,7 @@ pub fn run(args: &ProbeArgs) -> Outcome<()> {
     let probe = Probe { text: source(args)?, new_tokens, ignore_eos: args.ignore_eos };
     let length = probe.ids(prepared.text()?)?.0.len() as u64;
     prepared.check_fits(length + 1, "the prompt, with room for an answer,")?;
-    let mut runtime = prepared.load(Some(length + u64::from(new_tokens) + 1))?;
+    let mut runtime = prepared.load(Room::of(length + u64::from(new_tokens) + 1))?;
     let load_ms = runtime.load_time.as_secs_f64() * 1e3;
     let load_resources = runtime.load_resources.clone();
     match args.mode {

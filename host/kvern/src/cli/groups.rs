@@ -146,11 +146,18 @@ fn at_least_a_byte(text: &str) -> Result<u64, String> {
 #[derive(Args, Debug, Default, Clone)]
 pub struct PromptArgs {
     /// The prompt.
-    #[arg(long, value_name = "TEXT", required_unless_present = "prompt_file")]
+    #[arg(long, value_name = "TEXT", required_unless_present_any = ["prompt_file", "prompts"])]
     pub prompt: Option<String>,
     /// A file that holds the prompt; `-` is stdin.
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     pub prompt_file: Option<PathBuf>,
+    /// Many prompts in one batch, a JSON line each: {"id": 1, "prompt": "..."}; `-` is stdin.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "prompt_file", "json"])]
+    pub prompts: Option<PathBuf>,
+    /// Most prompts that run at once [default: all, at most 32].
+    #[arg(long, value_name = "N", conflicts_with_all = ["prompt", "prompt_file"],
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub batch: Option<u32>,
 }
 
 /// How tokens are chosen. What is not given comes from the model's generation_config.

@@ -3,7 +3,7 @@
 use super::prompt;
 use crate::cli::ChatArgs;
 use crate::fail::{Failure, Outcome};
-use crate::runtime::{Ask, Prepared, Runtime};
+use crate::runtime::{Ask, Prepared, Room, Runtime};
 use crate::settings::Settings;
 use crate::{interrupt, out};
 use kvern_contract::SessionId;
@@ -32,7 +32,7 @@ pub fn run(args: &ChatArgs) -> Outcome<()> {
             prepared.model.name()
         )));
     }
-    let mut runtime = prepared.load(None)?;
+    let mut runtime = prepared.load(Room::default())?;
     let session = runtime.engine.begin()?;
     let messages = args.system.iter().map(|s| Message::new("system", s)).collect();
     let mut talk = Conversation { runtime, session, messages, templated };

@@ -1,9 +1,9 @@
-//! `kvern generate`: a prompt, continued.
+//! `kvern generate`: a prompt, continued; or many, by [`prompts`].
 
-use super::prompt;
+use super::{prompt, prompts};
 use crate::cli::GenerateArgs;
 use crate::fail::{Failure, Outcome};
-use crate::runtime::{Answer, Ask, Prepared};
+use crate::runtime::{Answer, Ask, Prepared, Room};
 use crate::settings::Settings;
 use crate::{interrupt, out};
 use kvern_engine::Finish;
@@ -20,6 +20,9 @@ struct Document<'a> {
 
 /// Runs the command.
 pub fn run(args: &GenerateArgs) -> Outcome<()> {
+    if let Some(file) = &args.prompt.prompts {
+        return prompts::run(args, file);
+    }
     let prompt = prompt::read(&args.prompt)?;
     interrupt::catch()?;
     let prepared = Prepared::new(Settings::of(&args.run)?)?;
@@ -29,7 +32,8 @@ pub fn run(args: &GenerateArgs) -> Outcome<()> {
     let sampler = prompt::sampler(&args.sampling, &generation)?;
     let max_new_tokens = prompt::max_new_tokens(&args.sampling, &generation);
     // One more than the answer needs, so that a full answer does not end for want of context.
-    let mut runtime = prepared.load(Some(ids.len() as u64 + u64::from(max_new_tokens) + 1))?;
+    let tokens = ids.len() as u64 + u64::from(max_new_tokens) + 1;
+    let mut runtime = prepared.load(Room::of(tokens))?;
     let session = runtime.engine.begin()?;
     let ask = Ask {
         ids: &ids,

@@ -9,6 +9,7 @@ mod pages;
 mod perplexity;
 mod plugins;
 mod prompt;
+mod prompts;
 
 pub use prompt::read_text;
 

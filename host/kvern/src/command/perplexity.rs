@@ -4,7 +4,7 @@ use super::logits::LogitsFile;
 use super::prompt;
 use crate::cli::PerplexityArgs;
 use crate::fail::{Failure, Outcome, While};
-use crate::runtime::Prepared;
+use crate::runtime::{Prepared, Room};
 use crate::settings::Settings;
 use crate::{interrupt, out};
 use kvern_contract::{Error, ErrorKind};
@@ -50,7 +50,7 @@ pub fn run(args: &PerplexityArgs) -> Outcome<()> {
         Some(path) => Some(LogitsFile::create(path, ids.len() as u64, u64::from(vocabulary))?),
         None => None,
     };
-    let mut runtime = prepared.load(Some(ids.len() as u64))?;
+    let mut runtime = prepared.load(Room::of(ids.len() as u64))?;
     let session = runtime.engine.begin()?;
     let mut scores = Vec::with_capacity(ids.len());
     let mut failed = None;
