@@ -1,14 +1,16 @@
 //! Open files by id, and the slow calls on them: open, sync, publish, list.
 
+use crate::born::Born;
 use crate::fault::{at_path, ends_early, failed_twice, no_directory, read_only};
 use crate::meter::Meter;
 use crate::service::{FileFacts, OpenHow};
 use kvern_contract::{Error, ErrorKind, FileId, Result};
+use rustix::fs::{Advice, fadvise};
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -44,23 +46,6 @@ pub(crate) enum Way {
     Direct,
 }
 
-/// What a file was when it was opened to be read.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Born {
-    file: (u64, u64),
-    bytes: u64,
-    written: (i64, i64),
-}
-impl Born {
-    fn of(facts: &fs::Metadata) -> Self {
-        Born {
-            file: (facts.dev(), facts.ino()),
-            bytes: facts.len(),
-            written: (facts.mtime(), facts.mtime_nsec()),
-        }
-    }
-}
-
 /// One open file. Operations under way hold it, so that closing an id never pulls it from under
 /// them.
 pub(crate) struct OpenFile {
@@ -69,6 +54,8 @@ pub(crate) struct OpenFile {
     direct: Option<File>,
     /// Why there is none, where one was asked for.
     refused: Option<String>,
+    /// What was read is dropped from the page cache.
+    passing: bool,
     born: Option<Born>,
     path: PathBuf,
     /// The path as messages spell it.
@@ -111,16 +98,19 @@ impl OpenFile {
                 Ok(file) => direct = Some(file),
                 Err(error) => refused = Some(format!("O_DIRECT refused: {error}")),
             }
-            if direct.is_some() {
-                // What is not aligned comes through the page cache, a few pages at a time: without
-                // this advice the kernel would read ahead of them. Advice may be refused.
-                let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random);
-            }
+        }
+        let passing = how == OpenHow::Passing || refused.is_some();
+        if direct.is_some() || passing {
+            // What is not aligned comes through the page cache, a few pages at a time, and what
+            // passes through it is asked for in time: without this advice the kernel would read
+            // ahead of both. Advice may be refused.
+            let _ = fadvise(&file, 0, None, Advice::Random);
         }
         Ok(OpenFile {
             body: Body::Disk(file),
             direct,
             refused,
+            passing,
             born: (!writable).then(|| Born::of(&facts)),
             path: path.to_owned(),
             name: path.display().to_string().into(),
@@ -154,6 +144,7 @@ impl OpenFile {
             body,
             direct: None,
             refused: None,
+            passing: false,
             born: None,
             path: PathBuf::from(name),
             name: name.into(),
@@ -176,6 +167,16 @@ impl OpenFile {
             align: if self.direct.is_some() { DIRECT_ALIGN } else { 1 },
             direct: self.direct.is_some(),
             refused: self.refused.clone(),
+        }
+    }
+
+    /// A read has ended: its pages give way, where they only pass. Those at its ends go with their
+    /// other halves.
+    pub(crate) fn passed(&self, way: Way, offset: u64, bytes: usize) {
+        if let (true, Way::Cached, Body::Disk(file)) = (self.passing, way, &self.body) {
+            let bytes = std::num::NonZeroU64::new(bytes as u64);
+            // Advice: refused, the pages stay until the kernel needs them.
+            let _ = bytes.map(|bytes| fadvise(file, offset, Some(bytes), Advice::DontNeed));
         }
     }
 
@@ -217,15 +218,7 @@ impl OpenFile {
         let here = |error: io::Error| at_path("storage/unchanged", &self.path, &error);
         let now = Born::of(&file.metadata().map_err(here)?);
         let named = Born::of(&fs::metadata(&self.path).map_err(here)?);
-        let what = if named.file != born.file {
-            "was replaced by another file".into()
-        } else if now.bytes != born.bytes {
-            format!("went from {} to {} bytes", born.bytes, now.bytes)
-        } else if now.written != born.written {
-            "was written to".into()
-        } else {
-            return Ok(());
-        };
+        let Some(what) = born.became(now, named) else { return Ok(()) };
         let text = format!("{} {what} while it was open; start again", self.path.display());
         Err(Error::new(ErrorKind::Damaged, "storage/unchanged", text))
     }

@@ -12,6 +12,7 @@
 //!
 //! Offsets and lengths are bytes. Nothing here looks at what the bytes mean.
 
+mod born;
 mod budget;
 pub mod double;
 mod fault;
