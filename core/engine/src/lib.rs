@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod budget;
+mod calibrate;
 mod chain;
 mod engine;
 mod events;
@@ -28,6 +29,7 @@ mod weights;
 #[cfg(test)]
 mod tests;
 
+pub use calibrate::{DeviceProbe, ProductShape, RowsRate, device_rates};
 pub use engine::Engine;
 pub use events::Event;
 pub use guess::{Draft, Guess, GuessAsk, Ngram};

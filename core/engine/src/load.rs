@@ -16,7 +16,8 @@ use kvern_contract::{
     Access, DeviceBackend, DeviceSpec, Error, ErrorKind, Op, PAGE_TOKENS, Result, Role, Slice,
     Support, Weight, WeightEncoding, encoding_word,
 };
-use kvern_storage::{Budget, HostSink, RootHost};
+use kvern_storage::{Budget, HostSink, RootHost, Storage};
+use std::path::Path;
 use std::sync::Arc;
 
 /// What a load decides before it reads weights.
@@ -48,7 +49,15 @@ impl Outline {
         let mut opening = opening(spec, family.as_ref(), context_tokens, &budget, &events)?;
         let need = opening.frugality();
         let asked = opening.chunk_tokens;
-        open_device(spec, asked, &budget, &events)?;
+        let device_spec = DeviceSpec {
+            compute: spec.compute,
+            threads: spec.threads.max(1),
+            budget_bytes: spec.memory_budget.unwrap_or(u64::MAX),
+            rows: asked,
+            options: spec.device_options.clone(),
+        };
+        let (device, dir) = (spec.device.as_mut(), &spec.cache_dir);
+        open_device(device, &device_spec, &spec.storage, dir, &budget, &events)?;
         let ops = Ops { family: family.as_ref(), files: &files, opening: &opening, rows: asked };
         let workspace = ops.ask(spec.device.as_ref())?;
         let sessions = opening.sessions;
@@ -152,7 +161,8 @@ fn place(
     let mut refused = None;
     for host_bytes in division.offers(fixed) {
         let (host_layers, rates) = (spec.offload_cpu_layers, spec.rates);
-        let room = Room { host_bytes, host_layers, rows_per_sweep: 1, rates };
+        let rows_per_sweep = spec.sessions.max(1);
+        let room = Room { host_bytes, host_layers, rows_per_sweep, rates };
         let (policy, options) = (spec.offload.as_ref(), &spec.offload_options);
         let placed = match placement::place(policy, options, plan, files, &room) {
             Ok(placed) => placed,
@@ -240,27 +250,22 @@ fn rows_of_step(spec: &EngineSpec, context_tokens: u64) -> u32 {
 }
 
 /// Opens the device. *Errors* the device's.
-fn open_device(
-    spec: &mut EngineSpec,
-    rows: u32,
+pub(crate) fn open_device(
+    device: &mut dyn DeviceBackend,
+    asked: &DeviceSpec,
+    storage: &Arc<dyn Storage>,
+    cache_dir: &Path,
     budget: &Arc<Budget>,
     events: &Arc<Recorder>,
 ) -> Result<()> {
-    let name = spec.device.describe().name;
+    let name = device.describe().name;
     let host = RootHost::new(
-        Arc::clone(&spec.storage),
-        spec.cache_dir.join(format!("device_{}", name.replace('-', "_"))),
+        Arc::clone(storage),
+        cache_dir.join(format!("device_{}", name.replace('-', "_"))),
         Arc::clone(budget),
         Arc::clone(events) as Arc<dyn HostSink>,
     );
-    let asked = DeviceSpec {
-        compute: spec.compute,
-        threads: spec.threads.max(1),
-        budget_bytes: spec.memory_budget.unwrap_or(u64::MAX),
-        rows,
-        options: spec.device_options.clone(),
-    };
-    spec.device.open(&asked, host)
+    device.open(asked, host)
 }
 
 /// Every op that a model's steps will submit.

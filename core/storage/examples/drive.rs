@@ -11,7 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             for (block_bytes, depth) in
                 [(256 << 10, 8), (256 << 10, 16), (512 << 10, 16), (1 << 20, 8)]
             {
-                let how = ProbeHow { block_bytes, depth, direct, path };
+                let how = ProbeHow { block_bytes, depth, from: 0, within: None, direct, path };
                 let most = Duration::from_secs_f64(seconds);
                 let rate = drive_rate(file.as_ref(), how, most)?;
                 println!(

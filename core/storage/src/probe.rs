@@ -16,6 +16,10 @@ pub struct ProbeHow {
     pub block_bytes: usize,
     /// Operations that the system has at once.
     pub depth: usize,
+    /// Where in the file to begin, in bytes.
+    pub from: u64,
+    /// Bytes of the file from its start to stay within; `None`: all of it.
+    pub within: Option<u64>,
     /// Round the page cache. Without it the rate is the page cache's where that has the file.
     pub direct: bool,
     /// What moves the bytes.
@@ -38,8 +42,8 @@ pub struct DriveRate {
 /// Longest that one operation may take before the probe ends with Timeout.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Reads a file from its start, again and again, for about `most`. Memory: a block an operation.
-/// *Errors* Invalid (the file holds fewer bytes than the operations at once), and the reads'.
+/// Reads a file, again and again, for about `most`. Memory: a block an operation. *Errors* Invalid
+/// (the file holds fewer bytes than the operations at once), and the reads'.
 pub fn drive_rate(path: &Path, how: ProbeHow, most: Duration) -> Result<DriveRate> {
     let ProbeHow { block_bytes, depth, direct, .. } = how;
     let (block, depth) = (block_bytes.max(4096), depth.max(1));
@@ -52,7 +56,8 @@ pub fn drive_rate(path: &Path, how: ProbeHow, most: Duration) -> Result<DriveRat
     });
     let open = if direct { OpenHow::Direct } else { OpenHow::Read };
     let file = service.open(path, open)?;
-    let blocks = service.bytes(file)? / block as u64;
+    let bytes = service.bytes(file)?;
+    let blocks = how.within.map_or(bytes, |within| within.min(bytes)) / block as u64;
     if blocks < depth as u64 {
         let text = format!(
             "{} holds {blocks} blocks of {block} bytes; {depth} at least are expected: name a \
@@ -63,7 +68,7 @@ pub fn drive_rate(path: &Path, how: ProbeHow, most: Duration) -> Result<DriveRat
     }
     let region = Region::new(block * depth)?;
     service.register(&region);
-    let mut next = 0;
+    let mut next = how.from / block as u64 % blocks;
     let mut start = |slot: usize| -> Result<Filling> {
         let into = region.lend(slot * block, block)?;
         let offset = next % blocks * block as u64;
@@ -103,13 +108,17 @@ mod tests {
         let path = dir.path().join("f");
         std::fs::write(&path, vec![3; 64 << 10]).unwrap();
         for choice in [PathChoice::Auto, PathChoice::Pool] {
-            let how = ProbeHow { block_bytes: 8192, depth: 4, direct: true, path: choice };
+            let (block_bytes, depth, from) = (8192, 4, 40 << 10);
+            let how =
+                ProbeHow { block_bytes, depth, from, within: None, direct: true, path: choice };
             let rate = drive_rate(&path, how, Duration::ZERO).unwrap();
             assert_eq!(rate.bytes, 4 * 8192);
             assert!(rate.bytes_per_second > 0.0);
-            let how = ProbeHow { depth: 9, ..how };
-            let error = drive_rate(&path, how, Duration::ZERO).unwrap_err();
-            assert_eq!(error.kind, ErrorKind::Invalid);
+            let within = Some(24 << 10);
+            for how in [ProbeHow { depth: 9, ..how }, ProbeHow { within, ..how }] {
+                let error = drive_rate(&path, how, Duration::ZERO).unwrap_err();
+                assert_eq!(error.kind, ErrorKind::Invalid);
+            }
         }
     }
 }

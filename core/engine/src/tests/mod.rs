@@ -1,6 +1,7 @@
 //! The engine on the cpu device, in process, against transformers' answers and against itself.
 
 mod batch;
+mod calibrate;
 mod doubles;
 mod families;
 mod guess;

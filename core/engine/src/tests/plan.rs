@@ -39,7 +39,8 @@ fn a_plan_holds_what_a_load_holds_and_reads_nothing() {
         assert_eq!(plan.read_ahead_units, facts.stream.read_ahead_units);
         assert_eq!(plan.streamed_bytes, facts.stream.sweep_bytes);
         assert_eq!((plan.budget, plan.least_budget), (budget, least));
-        assert_eq!(plan.prediction, None, "nothing was measured");
+        assert_eq!(plan.predict(Rates::default(), 1), None, "nothing was measured");
+        assert_eq!((plan.mlp_chunks, plan.sessions), (facts.mlp_chunks, 1));
         let held: u64 = plan.holders.iter().map(|(_, bytes)| bytes).sum();
         assert!(budget.is_none_or(|most| held <= most), "{held} of {budget:?}");
         let of = |tier| plan.units.iter().filter(|u| u.tier == tier).map(|u| u.bytes).sum::<u64>();
@@ -64,24 +65,48 @@ fn one_byte_less_than_the_least_is_refused_with_the_least_and_the_least_works() 
 
 #[test]
 fn a_prediction_is_the_longer_of_reading_and_computing_and_what_cannot_overlap() {
-    let plan = |budget: Option<u64>, drive: Option<f64>, memory: Option<f64>| {
-        let rates = Rates { drive, memory, flops: None };
-        plan(Setup { rates, ..small(budget) }).expect("a plan")
-    };
-    let all = plan(None, None, Some(1e9)).prediction.expect("no drive is needed");
-    assert!(all.read == 0.0 && all.apart < 1e-9);
-    assert!((all.seconds_per_token - all.compute).abs() < 1e-9);
-    let least = plan(None, None, None).least_budget;
-    assert_eq!(plan(Some(least), None, Some(1e9)).prediction, None);
-    let alone = plan(Some(least), Some(1e9), Some(1e9));
-    let roomy = plan(Some(least + 1_500_000), Some(1e9), Some(1e9));
+    let of = |budget| plan(small(budget)).expect("a plan");
+    let rates = |drive, memory| Rates { drive, memory, flops: None };
+    let (all, fast) = (of(None), rates(Some(1e9), Some(1e9)));
+    let p = all.predict(rates(None, Some(1e9)), 1).expect("no drive is needed");
+    assert!(p.read == 0.0 && p.apart < 1e-9);
+    assert!((p.seconds - p.compute).abs() < 1e-9);
+    // Every weight once, and half of the context's history: f32 K and V of 2 heads of 32 channels
+    // in each of 6 layers.
+    let weights: u64 = all.units.iter().map(|u| u.bytes).sum();
+    let history = all.context_tokens / 2 * 6 * 2 * 2 * 32 * 4;
+    let kv = all.units.iter().map(|u| u.history_bytes).sum::<u64>() * all.context_tokens / 2;
+    assert_eq!(kv, history);
+    assert!((p.compute - (weights + history) as f64 / 1e9).abs() < 1e-9, "{p:?}");
+    let alone = of(Some(all.least_budget));
+    assert_eq!(alone.predict(rates(None, Some(1e9)), 1), None);
+    assert_eq!(alone.predict(rates(Some(0.0), Some(1e9)), 1), None, "no rate at all");
+    let roomy = of(Some(all.least_budget + 1_500_000));
     for plan in [&alone, &roomy] {
-        let p = plan.prediction.expect("both were measured");
+        let p = plan.predict(fast, 1).expect("both were measured");
         assert!(p.read * 1e9 + 1.0 >= plan.streamed_bytes as f64);
-        let sum = p.read.max(p.compute) + p.apart;
-        assert!((p.seconds_per_token - sum).abs() < 1e-9, "{p:?}");
+        assert!((p.seconds - p.read.max(p.compute) - p.apart).abs() < 1e-9, "{p:?}");
     }
-    let (alone, roomy) = (alone.prediction.expect("p"), roomy.prediction.expect("p"));
+    let (alone, roomy) = (alone.predict(fast, 1).expect("p"), roomy.predict(fast, 1).expect("p"));
     assert!(alone.apart > 0.0, "one unit after another: {alone:?}");
-    assert!(roomy.seconds_per_token < alone.seconds_per_token);
+    assert!(roomy.seconds < alone.seconds);
+}
+
+#[test]
+fn many_rows_take_what_their_arithmetic_takes_or_the_weights_where_that_is_longer() {
+    let all = plan(small(None)).expect("a plan");
+    let rates = |flops| Rates { drive: None, memory: Some(1e9), flops };
+    assert_eq!(all.predict(rates(None), 8), None, "many rows need a rate of arithmetic");
+    let one = all.predict(rates(None), 1).expect("one row does not");
+    let history = |rows: f64| {
+        let bytes: u64 = all.units.iter().map(|u| u.history_bytes).sum();
+        bytes as f64 * all.context_tokens as f64 / 2.0 * rows / 1e9
+    };
+    let weights = one.compute - history(1.0);
+    let quick = all.predict(rates(Some(1e15)), 8).expect("a prediction");
+    assert!((quick.compute - weights - history(8.0)).abs() < 1e-9, "{quick:?}");
+    let slow = all.predict(rates(Some(1e6)), 8).expect("a prediction");
+    let flops: u64 = all.units.iter().map(|u| u.flops_per_row).sum();
+    assert!((slow.compute - flops as f64 * 8.0 / 1e6 - history(8.0)).abs() < 1e-6, "{slow:?}");
+    assert_eq!((one.rows, slow.rows), (1, 8));
 }
