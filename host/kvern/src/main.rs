@@ -6,7 +6,9 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod blueprint;
 mod budget;
+mod ceilings;
 mod cgroup;
 mod child;
 mod chosen;
@@ -23,6 +25,7 @@ mod metrics;
 mod model;
 mod near;
 mod out;
+mod planned;
 mod planner;
 mod plugin;
 mod read_path;

@@ -23,15 +23,32 @@ pub struct Reads {
     pub ceiling: Option<f64>,
 }
 
-/// The storage service that was asked for, and why it has no ring where one was refused. *Errors*:
-/// a ring was asked for by name and the kernel refuses it.
-pub fn service(settings: &Settings) -> Outcome<(Arc<Service>, Option<String>)> {
-    let path = match settings.io {
+/// What moves the bytes.
+pub fn path(settings: &Settings) -> PathChoice {
+    match settings.io {
         IoPath::Auto | IoPath::IoUring => PathChoice::Auto,
         IoPath::Pread => PathChoice::Pool,
-    };
-    let bytes_per_second = settings.drive_rate;
-    let service = Service::new(ServiceSpec { path, bytes_per_second, ..ServiceSpec::default() });
+    }
+}
+
+/// The storage service that was asked for, with the bytes of one operation and the operations at
+/// once that were the drive's best, where that was measured.
+pub fn spec(settings: &Settings, best: Option<(usize, usize)>) -> ServiceSpec {
+    let usual = ServiceSpec::default();
+    let (piece_bytes, depth) = best.unwrap_or((usual.piece_bytes, usual.depth));
+    ServiceSpec {
+        path: path(settings),
+        threads: best.map_or(usual.threads, |(_, depth)| depth),
+        depth,
+        piece_bytes,
+        bytes_per_second: settings.drive_rate,
+    }
+}
+
+/// Starts it; answers why it has no ring where one was refused. *Errors*: a ring was asked for by
+/// name and the kernel refuses it.
+pub fn service(settings: &Settings, spec: ServiceSpec) -> Outcome<(Arc<Service>, Option<String>)> {
+    let service = Service::new(spec);
     let refused = service.path_reason().map(str::to_owned);
     match &refused {
         Some(reason) if settings.io == IoPath::IoUring => {

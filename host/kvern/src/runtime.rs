@@ -1,5 +1,6 @@
 //! A model with its plugins: first chosen and checked, then loaded, then asked.
 
+use crate::blueprint::Blueprint;
 use crate::chosen::{self, Chosen, Origin};
 use crate::fail::{Failure, Outcome};
 use crate::machine::Machine;
@@ -7,14 +8,13 @@ use crate::meter::Meter;
 use crate::metrics;
 use crate::model::Reference;
 use crate::planner::{Plan, PlanAsk, plan_config};
-use crate::read_path::{Reading, Sizes};
-use crate::reads::{self, Reads};
+use crate::reads::Reads;
 use crate::selector::Selection;
 use crate::settings::Settings;
 use crate::{interrupt, log, watchdog};
 use kvern_contract::{DeviceBackend, KvStrategy, OffloadPolicy};
-use kvern_engine::{Engine, EngineSpec, Facts, Flow, Outcome as Ended, Request, Said};
-use kvern_model::{Model, Sampler, Text, WeightFile};
+use kvern_engine::{Engine, Facts, Flow, Outcome as Ended, Request, Said};
+use kvern_model::{Model, Sampler, Text};
 use kvern_report::Resources;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -138,66 +138,19 @@ impl Prepared {
     pub fn load(self, room: Room) -> Outcome<Runtime> {
         let limit = self.context_limit();
         let Prepared { settings, model, plan, plugins, began, meter } = self;
-        let context = settings.context_tokens.or(room.tokens.map(|n| n.clamp(1, limit)));
-        let origins = [
-            plugins.kv.origin.clone(),
-            plugins.offload.origin.clone(),
-            plugins.device.origin.clone(),
-        ];
-        let sizes = Sizes {
-            files: file_bytes(&model),
-            budget: settings.memory.bytes,
-            free: Machine::read().memory_free_bytes,
-        };
-        let reading = Reading::choose(settings.read_path, &sizes);
-        if let Some((level, line)) = settings.memory.line() {
-            log::line(level, &line);
-        }
-        let (storage, ring_refused) = reads::service(&settings)?;
-        let rates = kvern_engine::Rates::default();
-        log::line(3, &format!("weights are read {}: {}", reading.word(), reading.reason));
-        let mut engine = Engine::load(EngineSpec {
-            model: Arc::clone(&model),
-            storage,
-            device: plugins.device.plugin,
-            device_options: plugins.device.options,
-            kv: plugins.kv.plugin,
-            kv_options: plugins.kv.options,
-            offload: plugins.offload.plugin,
-            offload_options: plugins.offload.options,
-            compute: settings.compute,
-            kv_dtype: settings.kv_dtype,
-            threads: settings.threads,
-            memory_budget: settings.memory.bytes,
-            kv_budget: settings.kv_budget,
-            cache_dir: settings.cache_dir,
-            prefill_chunk: settings.prefill_chunk,
-            context_tokens: context,
-            offload_cpu_layers: settings.offload_cpu_layers,
-            sessions: room.sessions,
-            direct: reading.direct,
-            rates,
-            dense_chunk_rows: settings.dense_chunk_rows,
-            load_deadline: settings.plugin_deadline,
-            log: Arc::new(log::line),
-        })?;
+        let tokens = settings.context_tokens.or(room.tokens.map(|n| n.clamp(1, limit)));
+        let room = Room { tokens, ..room };
+        let blueprint = Blueprint::new(&settings, &model, plugins, room)?;
+        blueprint.tell(&settings);
+        let Blueprint { spec, reading, no_ring, origins, .. } = blueprint;
+        let reads = Reads { reading, ring_refused: no_ring, ceiling: spec.rates.drive };
+        let mut engine = Engine::load(spec)?;
         interrupt::check()?;
         let (load_time, mut load_resources) = (began.elapsed(), meter.finish());
         metrics::accelerator(&mut load_resources, &engine.facts());
         let selection = plan.selection;
-        let reads = Reads { reading, ring_refused, ceiling: rates.drive };
         Ok(Runtime { engine, model, selection, reads, origins, load_time, load_resources })
     }
-}
-
-/// Bytes of a model's weight files; those in this program do not count.
-fn file_bytes(model: &Model) -> u64 {
-    let bytes = |file: &WeightFile| match file {
-        // What cannot be read here is the load's to refuse.
-        WeightFile::Path(path) => std::fs::metadata(path).map_or(0, |facts| facts.len()),
-        WeightFile::Memory { .. } => 0,
-    };
-    model.tensors().files.iter().map(bytes).sum()
 }
 
 /// A loaded model.

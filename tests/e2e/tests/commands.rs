@@ -4,7 +4,7 @@
 use kvern_e2e::{Scratch, binary, command, ended, kvern, repository, tiny_austen};
 use serde_json::Value;
 
-const COMMANDS: [&[&str]; 16] = [
+const COMMANDS: [&[&str]; 17] = [
     &["generate"],
     &["chat"],
     &["perplexity"],
@@ -20,6 +20,7 @@ const COMMANDS: [&[&str]; 16] = [
     &["plugins", "list"],
     &["plugins", "inspect"],
     &["plugins", "manifest"],
+    &["plan"],
     &["doctor"],
 ];
 

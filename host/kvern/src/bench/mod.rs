@@ -10,6 +10,7 @@ mod overhead;
 mod probe;
 mod table;
 
+use crate::ceilings::Ceilings;
 use crate::cli::{BenchArgs, BenchCommand, ModelArgs};
 use crate::fail::{Failure, Outcome};
 use crate::machine::Machine;
@@ -111,14 +112,15 @@ impl<'a> Session<'a> {
             "all_family_cold_start_comparisons_available",
             "all_family_warm_runtime_comparisons_available",
         ];
-        let ceilings = "the ceilings of this machine are not probed by this version";
+        let (ceilings, unmeasured) = self.ceilings();
+        let unmeasured = unmeasured.map(|why| ("ceilings".to_string(), why));
         Ok(Report {
             generated_at: jiff::Timestamp::now().to_string(),
             benchmark_model_reference: self.reference().into(),
             device: self.device.clone(),
             host: self.host(),
             plugins: self.plugins.clone(),
-            ceilings: None,
+            ceilings,
             specialization_planner_overhead,
             fallback_cost_when_no_specialization_applies,
             runtime_comparison: RuntimeComparison {
@@ -128,8 +130,20 @@ impl<'a> Session<'a> {
                 all_family_warm_runtime_comparisons_available: None,
                 null_reasons: reasons.map(|key| (key.into(), families.into())).into(),
             },
-            null_reasons: NullReasons::from([("ceilings".into(), ceilings.into())]),
+            null_reasons: unmeasured.into_iter().collect(),
         })
+    }
+
+    /// What was measured of this machine, else why there is nothing.
+    fn ceilings(&self) -> (Option<Details>, Option<String>) {
+        let found = Ceilings::read(&self.settings.cache_dir, &self.machine);
+        let nothing = || "nothing was measured: run `kvern doctor --probe`".to_string();
+        let found = found.and_then(|found| found.ok_or_else(nothing));
+        let value = found.and_then(|found| {
+            let value = serde_json::to_value(found).map_err(|e| e.to_string())?;
+            value.as_object().cloned().ok_or_else(nothing)
+        });
+        (value.as_ref().ok().cloned(), value.err())
     }
 
     fn host(&self) -> Details {

@@ -43,6 +43,8 @@ pub enum Command {
     /// Lists and inspects plugins, and writes their manifests.
     #[command(subcommand)]
     Plugins(PluginsCommand),
+    /// Says what a run would keep, stream and read, and how long it would take; reads no weights.
+    Plan(Box<PlanArgs>),
     /// Says what this machine can do, and what would be used and why.
     Doctor(Box<DoctorArgs>),
     /// Writes a completion script to stdout.
@@ -260,12 +262,29 @@ pub struct VerifyArgs {
     pub word: Option<String>,
 }
 
+/// `plan`.
+#[derive(Args, Debug)]
+pub struct PlanArgs {
+    /// What would run.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// Sequences that run at once, a row each in a sweep [default: 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub rows: Option<u32>,
+    /// Writes a JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `doctor`.
 #[derive(Args, Debug)]
 pub struct DoctorArgs {
     /// What would run.
     #[command(flatten)]
     pub run: RunArgs,
+    /// Measures drive, memory and device, for about half a minute, and keeps the figures for runs.
+    #[arg(long)]
+    pub probe: bool,
     /// Writes a JSON document.
     #[arg(long)]
     pub json: bool,

@@ -1,5 +1,6 @@
 //! `kvern doctor`: what this machine can do, what was found, and what would be used and why.
 
+use super::advice::Advice;
 use crate::cli::DoctorArgs;
 use crate::drive::{Drive, io_uring};
 use crate::fail::Outcome;
@@ -18,14 +19,27 @@ use std::fmt::Write;
 pub fn run(args: &DoctorArgs) -> Outcome<()> {
     let settings = Settings::of(&args.run)?;
     let machine = Machine::read();
-    let drive = Drive::of(&settings.cache_dir);
-    let ring = io_uring();
-    let plugins = Plugins::look(&settings);
-    let choice = Choice::make(&settings, &machine);
-    if args.json {
-        return out::document(&document(&settings, &machine, &drive, &ring, &plugins, &choice));
+    let found = Found {
+        advice: Advice::of(&settings, &machine, args.probe)?,
+        drive: Drive::of(&settings.cache_dir),
+        ring: io_uring(),
+        plugins: Plugins::look(&settings),
+        choice: Choice::make(&settings, &machine),
+    };
+    match args.json {
+        true => out::document(&document(&settings, &machine, &found)),
+        false => out::say(&text(&settings, &machine, &found)),
     }
-    out::say(&text(&settings, &machine, &drive, &ring, &plugins, &choice))
+}
+
+/// What was found beside the machine.
+struct Found {
+    drive: Drive,
+    /// Why there is no ring.
+    ring: Result<(), String>,
+    plugins: Plugins,
+    choice: Choice,
+    advice: Advice,
 }
 
 /// What discovery gave, or why it gave nothing.
@@ -92,14 +106,8 @@ fn known<T: ToString>(value: Option<T>) -> String {
     value.map_or("unknown".into(), |v| v.to_string())
 }
 
-fn text(
-    settings: &Settings,
-    machine: &Machine,
-    drive: &Drive,
-    ring: &Result<(), String>,
-    plugins: &Plugins,
-    choice: &Choice,
-) -> String {
+fn text(settings: &Settings, machine: &Machine, found: &Found) -> String {
+    let Found { drive, ring, plugins, choice, advice } = found;
     let mut out = String::new();
     let mut line = |key: &str, value: String| {
         // Writing to a string cannot fail.
@@ -167,17 +175,12 @@ fn text(
         }
         (Err(why), _) | (_, Err(why)) => line("would use", format!("nothing: {why}")),
     }
+    advice.lines().into_iter().for_each(|(key, value)| line(key, value));
     out
 }
 
-fn document(
-    settings: &Settings,
-    machine: &Machine,
-    drive: &Drive,
-    ring: &Result<(), String>,
-    plugins: &Plugins,
-    choice: &Choice,
-) -> Value {
+fn document(settings: &Settings, machine: &Machine, found: &Found) -> Value {
+    let Found { drive, ring, plugins, choice, advice } = found;
     let fault = |state: &Result<(), String>| state.as_ref().err().cloned();
     let rows: Vec<Value> = plugins
         .rows
@@ -217,5 +220,6 @@ fn document(
             "rule_id": selection.map(|s| &s.rule_id), "fallback_chain": selection.map(|s| &s.chain),
             "threads": settings.threads,
         },
+        "advice": advice.document(),
     })
 }

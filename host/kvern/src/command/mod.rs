@@ -1,5 +1,6 @@
 //! The commands, a file each.
 
+mod advice;
 mod chat;
 mod doctor;
 mod generate;
@@ -7,6 +8,7 @@ mod logits;
 mod models;
 mod pages;
 mod perplexity;
+mod plan;
 mod plugins;
 mod prompt;
 mod prompts;
@@ -26,6 +28,7 @@ pub fn run(cli: Cli) -> Outcome<()> {
         Command::Bench(args) => crate::bench::run(&args),
         Command::Models(command) => models::run(&command),
         Command::Plugins(command) => plugins::run(&command),
+        Command::Plan(args) => plan::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions { shell } => pages::completions(shell),
         Command::Man { output } => pages::man(&output),
