@@ -130,8 +130,9 @@ impl Engine {
                 family::feed_forward(family, layer, &places, most, &mut run.list);
             }
         }
-        if wanted {
-            self.logits(asks, &mut run, on_logits)?;
+        match wanted {
+            true => self.logits(asks, &mut run, on_logits)?,
+            false => self.weights.vouch()?,
         }
         self.flush(&mut run)?;
         Ok((run.lost, run.kept))
@@ -286,6 +287,7 @@ impl Engine {
             row += ask.ids.len() as u32;
         }
         self.enter(self.head_unit, run)?;
+        self.weights.vouch()?;
         let vocabulary = self.family.plan().vocabulary as usize;
         let mut values = Vec::new();
         for wave in wanted.chunks(self.activations.logits_rows as usize) {

@@ -3,7 +3,9 @@
 mod batch;
 mod calibrate;
 mod doubles;
+mod drives;
 mod families;
+mod faults;
 mod guess;
 mod guess_draft;
 mod guess_faults;
@@ -14,13 +16,15 @@ mod loss_sessions;
 mod mlp;
 mod placement;
 mod plan;
+mod ring;
 
 use crate::spec::{EngineSpec, Flow, Request};
 use crate::step::{Next, StepAsk, Want};
 use crate::{Engine, Finish, Rates};
 use doubles::{Keep, Policy};
 use kvern_contract::{
-    Access, ComputeDtype, KvEncoding, KvStrategy, OffloadPolicy, Options, Result, SessionId,
+    Access, ComputeDtype, DeviceBackend, KvEncoding, KvStrategy, OffloadPolicy, Options, Result,
+    SessionId,
 };
 use kvern_device_cpu::CpuDevice;
 use kvern_model::{Model, Sampler, Sampling};
@@ -47,6 +51,7 @@ pub(super) struct Setup {
     pub mlp_rows: Option<u32>,
     pub offload: Box<dyn OffloadPolicy>,
     pub storage: Arc<dyn Storage>,
+    pub device: Box<dyn DeviceBackend>,
     pub direct: bool,
     pub rates: Rates,
     pub deadline: Duration,
@@ -68,6 +73,7 @@ impl Default for Setup {
             mlp_rows: None,
             offload: Box::new(Policy::everything()),
             storage: Service::pool(2),
+            device: Box::new(CpuDevice::default()),
             direct: false,
             rates: Rates::default(),
             deadline: Duration::from_secs(20),
@@ -87,7 +93,7 @@ impl Setup {
         let spec = EngineSpec {
             model: Arc::new(Model::open(&self.model)?),
             storage: self.storage,
-            device: Box::new(CpuDevice::default()),
+            device: self.device,
             device_options: Options::new(),
             kv: self.kv,
             kv_options: Options::new(),
@@ -139,7 +145,7 @@ pub(super) fn golden() -> serde_json::Value {
     serde_json::from_slice(&text).expect("JSON")
 }
 
-fn greedy(engine: &mut Engine, prompt: &[u32], new: u32) -> Result<Vec<u32>> {
+pub(super) fn greedy(engine: &mut Engine, prompt: &[u32], new: u32) -> Result<Vec<u32>> {
     let session = engine.begin()?;
     let request = Request {
         prompt,

@@ -15,7 +15,7 @@ pub(crate) use files::{Files, Stored};
 use kvern_contract::{
     Access, Buffer, DeviceBackend, Error, ErrorKind, FileId, Result, Slice, Weight,
 };
-use kvern_storage::{Budget, Region, Storage};
+use kvern_storage::{Budget, Lease, Region, Storage};
 pub(crate) use layout::Layout;
 pub(crate) use rows::RowReader;
 use std::sync::Arc;
@@ -134,6 +134,9 @@ impl Weights {
         };
         weights.read_vectors(&files.vectors, device, storage.as_ref())?;
         weights.read_resident(device, storage.as_ref(), deadline)?;
+        files_of(weights.stored.iter().chain(&files.vectors))
+            .into_iter()
+            .try_for_each(|file| storage.unchanged(file))?;
         weights.stream_rest(staging, device, budget, deadline)?;
         Ok(weights)
     }
@@ -188,12 +191,17 @@ impl Weights {
         self.stored[matrix.0]
     }
 
-    /// A sweep begins that uses units before `end` only. *Errors* Damaged: a file that is read
-    /// every sweep is not the one that was opened.
+    /// A sweep begins that uses units before `end` only.
     pub(crate) fn begin(&mut self, end: usize) -> Result<()> {
         self.facts.sweeps += 1;
-        self.watched.iter().try_for_each(|file| self.storage.unchanged(*file))?;
         self.stream.as_mut().map_or(Ok(()), |stream| stream.begin(end))
+    }
+
+    /// Whether all that a sweep has read is of the files that were opened. *Caller*: the sweep
+    /// reads nothing more, and nothing that was computed of it is believed yet. *Errors* Damaged:
+    /// a file is not what it was.
+    pub(crate) fn vouch(&self) -> Result<()> {
+        self.watched.iter().try_for_each(|file| self.storage.unchanged(*file))
     }
 
     /// Whether work on weights has to be done before this unit is entered: it is streamed, or the
@@ -238,7 +246,12 @@ impl Weights {
 /// Files that hold a unit that does not stay.
 fn watched(units: &[Unit], stored: &[Stored]) -> Vec<FileId> {
     let away = units.iter().filter(|u| !u.resident).flat_map(|u| &u.matrices);
-    let mut files: Vec<FileId> = away.map(|m| stored[m.0].file).collect();
+    files_of(away.map(|m| &stored[m.0]))
+}
+
+/// Each file once.
+fn files_of<'a>(stored: impl Iterator<Item = &'a Stored>) -> Vec<FileId> {
+    let mut files: Vec<FileId> = stored.map(|s| s.file).collect();
     files.sort_by_key(|file| file.0);
     files.dedup();
     files
@@ -246,6 +259,19 @@ fn watched(units: &[Unit], stored: &[Stored]) -> Vec<FileId> {
 
 pub(crate) fn up(n: u64, to: u64) -> u64 {
     n.div_ceil(to) * to
+}
+
+/// Memory for reads that come again and again. *Errors* Timeout: a read that was given up still has
+/// it.
+fn lend(region: &Arc<Region>, at: usize, bytes: usize) -> Result<Lease> {
+    region.lend(at, bytes).map_err(|error| {
+        let text = "a read that was given up is still with the system, and so is its memory: check \
+                    the drive, and start again";
+        match error.kind {
+            ErrorKind::Busy => Error::new(ErrorKind::Timeout, "engine/stream", text),
+            _ => error,
+        }
+    })
 }
 
 /// Host memory as a device's buffer. *Errors* Unsupported: the device cannot share host memory.

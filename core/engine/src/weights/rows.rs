@@ -1,7 +1,7 @@
 //! Rows of a table that is not in memory, read one by one: a step needs a few of an embedding's.
 
 use super::files::Stored;
-use super::import;
+use super::{import, lend};
 use kvern_contract::{DeviceBackend, Result, Slice, Weight};
 use kvern_storage::{Budget, Fill, Priority, Region, Storage};
 use std::collections::HashMap;
@@ -49,13 +49,13 @@ impl RowReader {
             }
             first.insert(*id, row);
             let offset = self.table.offset + u64::from(*id) * bytes as u64;
-            let into = self.region.lend(row * bytes, bytes)?;
+            let into = lend(&self.region, row * bytes, bytes)?;
             fills.push(Fill { file: self.table.file, offset, into });
         }
         let filling = storage.fill(fills, Priority::Urgent);
         filling.wait(deadline).into_iter().try_for_each(|done| done.map(drop))?;
         if !again.is_empty() {
-            let mut rows = self.region.lend(0, bytes * ids.len())?;
+            let mut rows = lend(&self.region, 0, bytes * ids.len())?;
             for (from, row) in again {
                 rows.copy_within(from * bytes..(from + 1) * bytes, row * bytes);
             }

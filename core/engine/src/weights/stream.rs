@@ -3,9 +3,9 @@
 //! sweep, so that the drive works while the head computes. The service's threads read; this one
 //! only starts reads and waits for them.
 
-use super::import;
 use super::layout::{Extent, Layout};
 use super::ranges::Ranges;
+use super::{import, lend};
 use crate::events::Recorder;
 use kvern_contract::{Buffer, DeviceBackend, Error, ErrorKind, Result, Slice};
 use kvern_storage::{Fill, Filling, Priority, Region, Storage};
@@ -182,9 +182,10 @@ impl Stream {
         Ok(())
     }
 
-    /// What an error leaves: a turn that is over, and nothing under way.
+    /// What an error leaves: a sweep that is over, and nothing under way.
     fn lose(&mut self, turn: u64) {
-        (self.held, self.over, self.next) = (None, turn + 1, (turn + 1, 0));
+        let start = (turn + 1).next_multiple_of(self.ring.len() as u64);
+        (self.held, self.over, self.next) = (None, start, (start, 0));
         let within = self.deadline.min(LOSS_WAIT);
         // The error that is on its way says more.
         let _ = self.free(u64::MAX, within);
@@ -216,7 +217,7 @@ impl Stream {
         let own: Vec<u64> = self.flights.iter().filter(|f| f.turn == turn).map(|f| f.at).collect();
         let rest: Vec<u64> = layout.extents[index + 1..].iter().map(|e| e.memory).collect();
         let Some(at) = self.ranges.place(&own, extent.memory, &rest) else { return Ok(false) };
-        let into = self.region.lend(at as usize, extent.bytes as usize)?;
+        let into = lend(&self.region, at as usize, extent.bytes as usize)?;
         self.ranges.take(at, extent.memory);
         let fill = Fill { file: extent.file, offset: extent.start, into };
         let filling = Some(self.storage.fill(vec![fill], Priority::Next));
