@@ -285,7 +285,7 @@ mod tests {
             ]
         );
         let bytes: u64 = groups.iter().map(|g| g.bytes * g.layers.len().max(1) as u64).sum();
-        assert_eq!(bytes, units.iter().map(|u| u.bytes).sum());
+        assert_eq!(bytes, units.iter().map(|u| u.bytes).sum::<u64>());
     }
 
     #[test]
