@@ -14,6 +14,7 @@ mod merge;
 mod probe;
 mod report;
 mod request;
+mod speculation;
 mod state;
 mod stats;
 mod storage;
@@ -31,6 +32,7 @@ pub use request::{
     Adaptation, ChunkedPrefill, EventStats, NativeProfile, NullReasons, Request, Resources,
     Utilization, excerpt,
 };
+pub use speculation::Speculation;
 pub use state::CacheState;
 pub use stats::{Stats, Sum, median, p95};
 pub use storage::Storage;

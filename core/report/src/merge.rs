@@ -149,6 +149,7 @@ pub fn merge_requests(requests: &[Request]) -> Value {
         "native_runtime_profile": profile(requests),
         "storage": merged(requests.iter().map(|r| &r.storage)),
         "streamed_bytes_per_token": sum_of(requests, |r| r.streamed_bytes_per_token),
+        "speculation": merged(requests.iter().map(|r| &r.speculation)),
         "border_crossings": sum_of(requests, |r| Some(r.border_crossings as f64)),
         "selector": selector(requests),
         // By the names that a request has for them.

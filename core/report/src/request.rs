@@ -1,5 +1,6 @@
 //! What one request did: times, throughput, memory, cache, storage.
 
+use crate::speculation::Speculation;
 use crate::state::CacheState;
 use crate::stats::Sum;
 use crate::storage::Storage;
@@ -54,6 +55,8 @@ pub struct Request {
     pub storage: Storage,
     /// Bytes of weights that arrived from the drive, over the new tokens; null if none came.
     pub streamed_bytes_per_token: Option<f64>,
+    /// What was guessed ahead.
+    pub speculation: Speculation,
     /// Memory and processor during the request.
     pub resources: Resources,
     /// Calls between host and plugins, either way, during the request.

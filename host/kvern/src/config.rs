@@ -10,7 +10,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 
-use crate::cli::{Compute, IoPath, KvDtype, ReadPath};
+use crate::cli::{Compute, Guesser, IoPath, KvDtype, ReadPath, parse_guesser};
 
 type RawOptions = BTreeMap<String, Spanned<toml::Value>>;
 
@@ -24,6 +24,7 @@ struct Raw {
     device: RawDevice,
     budgets: RawBudgets,
     storage: RawStorage,
+    speculate: RawSpeculate,
     directories: RawDirectories,
     plugins: RawPlugins,
     benchmark: RawBenchmark,
@@ -85,6 +86,13 @@ struct RawStorage {
     read_path: Option<ReadPath>,
     io: Option<IoPath>,
     drive_rate: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RawSpeculate {
+    by: Option<Spanned<String>>,
+    tokens: Option<Spanned<u32>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -157,6 +165,10 @@ pub struct Layer {
     pub io: Option<IoPath>,
     /// `[storage] drive_rate`, bytes a second.
     pub drive_rate: Option<u64>,
+    /// `[speculate] by`.
+    pub speculate: Option<Guesser>,
+    /// `[speculate] tokens`.
+    pub speculate_tokens: Option<u32>,
     /// `[directories] models`.
     pub models_dir: Option<PathBuf>,
     /// `[directories] cache`.
@@ -253,6 +265,13 @@ impl Layer {
             read_path: raw.storage.read_path,
             io: raw.storage.io,
             drive_rate: rate("storage.drive_rate", raw.storage.drive_rate)?,
+            speculate: said(path, text, "speculate.by", raw.speculate.by, |by| {
+                parse_guesser(by).map_err(|expected| (format!("is `{by}`"), expected))
+            })?,
+            speculate_tokens: said(path, text, "speculate.tokens", raw.speculate.tokens, |n| {
+                let expected = || (format!("is {n}"), "a number from 1 to 32 is expected".into());
+                Some(*n).filter(|n| (1..=32).contains(n)).ok_or_else(expected)
+            })?,
             models_dir: raw.directories.models,
             cache_dir: raw.directories.cache,
             manifests: raw.directories.manifests,
@@ -261,6 +280,21 @@ impl Layer {
             history_dir: raw.benchmark.history_dir,
         })
     }
+}
+
+/// What is found in a value, or the value's place with what is wrong and what to do.
+fn said<V, T>(
+    path: &Path,
+    text: &str,
+    key: &str,
+    value: Option<Spanned<V>>,
+    read: impl Fn(&V) -> Result<T, (String, String)>,
+) -> Outcome<Option<T>> {
+    let Some(value) = value else { return Ok(None) };
+    let line = line_of(text, value.span().start);
+    let fault =
+        |(wrong, expected): (String, String)| Place::new(path, line, key).fault(wrong, expected);
+    read(value.get_ref()).map(Some).map_err(fault)
 }
 
 #[cfg(test)]
@@ -297,6 +331,8 @@ mod tests {
             ("[plugins]\ndeadline_secs = 0\n", "small.toml:2"),
             ("[storage]\nio = \"mmap\"\n", "small.toml:2"),
             ("[storage]\n\ndrive_rate = \"0\"\n", "small.toml:3: `storage.drive_rate`"),
+            ("[speculate]\nby = \"draft=\"\n", "small.toml:2: `speculate.by`"),
+            ("[speculate]\ntokens = 0\n", "small.toml:2: `speculate.tokens`"),
             ("[kv.options]\nx = [1]\n", "small.toml:2: `kv.options.x`"),
         ];
         for (text, said) in cases {

@@ -34,6 +34,7 @@ mod runtime;
 mod scaffold;
 mod selector;
 mod settings;
+mod speculate;
 mod verify;
 mod watchdog;
 

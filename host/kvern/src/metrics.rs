@@ -2,6 +2,7 @@
 
 use crate::reads::{self, Reads};
 use crate::selector::{Selection, recommend};
+use crate::speculate::{self, Speculation};
 use kvern_contract::{Granularity, KvEncoding};
 use kvern_engine::{CacheFacts, Event, Facts, Finish, Outcome};
 use kvern_report::{
@@ -32,6 +33,8 @@ pub struct Seen<'a> {
     pub selection: &'a Selection,
     /// How bytes come from the drive.
     pub reads: &'a Reads,
+    /// Who guessed, and the draft's name.
+    pub guessed: (&'a Speculation, Option<&'a str>),
 }
 
 /// Milliseconds.
@@ -97,6 +100,7 @@ pub fn request(seen: Seen<'_>) -> Request {
         streamed_bytes_per_token: (output > 0)
             .then(|| storage.streamed_bytes as f64 / output as f64),
         storage,
+        speculation: speculate::told(seen.guessed.0, seen.guessed.1, outcome),
         resources,
         border_crossings: seen.crossings,
         text_excerpt: excerpt(&outcome.text),

@@ -11,6 +11,7 @@ use crate::planner::{Plan, PlanAsk, plan_config};
 use crate::reads::Reads;
 use crate::selector::Selection;
 use crate::settings::Settings;
+use crate::speculate::{self, DraftModel, Speculation};
 use crate::{interrupt, log, watchdog};
 use kvern_contract::{DeviceBackend, KvStrategy, OffloadPolicy};
 use kvern_engine::{Engine, Facts, Flow, Outcome as Ended, Request, Said};
@@ -29,6 +30,8 @@ pub struct Prepared {
     pub plan: Plan,
     /// The plugins.
     pub plugins: Plugins,
+    /// Who guesses for it, where a model does.
+    draft: Option<DraftModel>,
     began: Instant,
     meter: Meter,
 }
@@ -93,6 +96,7 @@ impl Prepared {
         let (began, meter) = (Instant::now(), Meter::start());
         let reference = Reference::resolve(settings.model.as_deref(), &settings.models_dir)?;
         let model = Arc::new(reference.open()?);
+        let draft = DraftModel::of(&settings, &reference, &model)?;
         let mut plan = plan_config(&model.config().raw, &Machine::read(), &ask_of(&settings))?;
         let plugins = choose(&settings, &mut plan)?;
         let selection = &plan.selection;
@@ -108,7 +112,7 @@ impl Prepared {
                 plugins.device.origin.described.name
             ),
         );
-        Ok(Prepared { settings, model, plan, plugins, began, meter })
+        Ok(Prepared { settings, model, plan, plugins, draft, began, meter })
     }
 
     /// The model's words.
@@ -137,19 +141,25 @@ impl Prepared {
     /// Loads the weights, with room for so much unless another context was asked for.
     pub fn load(self, room: Room) -> Outcome<Runtime> {
         let limit = self.context_limit();
-        let Prepared { settings, model, plan, plugins, began, meter } = self;
-        let tokens = settings.context_tokens.or(room.tokens.map(|n| n.clamp(1, limit)));
+        let Prepared { settings: asked, model, plan, plugins, draft, began, meter } = self;
+        let tokens = asked.context_tokens.or(room.tokens.map(|n| n.clamp(1, limit)));
         let room = Room { tokens, ..room };
+        let settings = match &draft {
+            Some(draft) => draft.share(&asked, &model, room)?,
+            None => asked.clone(),
+        };
         let blueprint = Blueprint::new(&settings, &model, plugins, room)?;
-        blueprint.tell(&settings);
+        blueprint.tell(&asked);
         let Blueprint { spec, reading, no_ring, origins, .. } = blueprint;
         let reads = Reads { reading, ring_refused: no_ring, ceiling: spec.rates.drive };
         let mut engine = Engine::load(spec)?;
+        speculate::arm(&mut engine, &settings.speculation, draft.as_ref(), room)?;
         interrupt::check()?;
         let (load_time, mut load_resources) = (began.elapsed(), meter.finish());
         metrics::accelerator(&mut load_resources, &engine.facts());
         let selection = plan.selection;
-        Ok(Runtime { engine, model, selection, reads, origins, load_time, load_resources })
+        let guessed = (settings.speculation, draft.map(|draft| draft.name().to_string()));
+        Ok(Runtime { engine, model, selection, reads, guessed, origins, load_time, load_resources })
     }
 }
 
@@ -163,6 +173,8 @@ pub struct Runtime {
     pub selection: Selection,
     /// How bytes come from the drive.
     pub reads: Reads,
+    /// Who guesses, and the draft's name where a draft does.
+    pub guessed: (Speculation, Option<String>),
     /// The plugins: kv, offload, device.
     pub origins: [Origin; 3],
     /// From before the model was resolved to here.
@@ -244,6 +256,7 @@ impl Runtime {
             resources,
             selection: &self.selection,
             reads: &self.reads,
+            guessed: (&self.guessed.0, self.guessed.1.as_deref()),
         });
         Ok(Answer { outcome, metrics })
     }

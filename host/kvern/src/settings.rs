@@ -3,10 +3,11 @@
 
 use crate::budget::MemoryBudget;
 use crate::cgroup::Cgroup;
-use crate::cli::{EngineArgs, IoPath, ModelArgs, PluginArgs, ReadPath, RunArgs};
+use crate::cli::{EngineArgs, IoPath, ModelArgs, PluginArgs, ReadPath, RunArgs, SpeculateArgs};
 use crate::config::Layer;
 use crate::fail::{Failure, Outcome};
 use crate::plugin::{Discovery, search_path};
+use crate::speculate::Speculation;
 use kvern_contract::{ComputeDtype, KvEncoding, Options};
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -60,6 +61,8 @@ pub struct Settings {
     pub io: IoPath,
     /// Most bytes read in a second.
     pub drive_rate: Option<u64>,
+    /// Who guesses tokens ahead; nobody, but in a command that asks.
+    pub speculation: Speculation,
     /// Where KV on disk goes.
     pub cache_dir: PathBuf,
     /// Threads that compute.
@@ -211,6 +214,7 @@ impl Settings {
                 .unwrap_or(ReadPath::Auto),
             io: engine.io.or(profile.io).or(file.io).unwrap_or(IoPath::Auto),
             drive_rate: engine.drive_rate.or(profile.drive_rate).or(file.drive_rate),
+            speculation: Speculation::off(),
             cache_dir: (engine.cache_dir.clone().or(profile.cache_dir).or(file.cache_dir))
                 .unwrap_or_else(default_cache_dir),
             threads: at_least_one(engine.threads.or(profile.threads).or(file.threads), cores()),
@@ -220,6 +224,14 @@ impl Settings {
                 .or(file.context_tokens),
             history_dir: file.history_dir,
         })
+    }
+
+    /// The same in a command that generates, where tokens may be guessed ahead.
+    pub fn speculating(self, args: &SpeculateArgs, plugins: &PluginArgs) -> Outcome<Settings> {
+        let profile = plugins.profile_manifest.as_deref().map(Layer::profile).transpose()?;
+        let file = Layer::configured()?;
+        let speculation = Speculation::of(args, &profile.unwrap_or_default(), &file)?;
+        Ok(Settings { speculation, ..self })
     }
 
     /// Looks for plugins where these settings say.

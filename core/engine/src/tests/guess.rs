@@ -1,5 +1,4 @@
-//! Guesses are verified many in a sweep and change nothing: tokens, texts, ends and logits are those
-//! without.
+//! Guesses are verified many in a sweep and change nothing: not a token, a text, an end or a bit.
 
 use super::batch::{Asked, alone, requests, run, several, tokens};
 use super::doubles::{Fault, Keep, Policy};

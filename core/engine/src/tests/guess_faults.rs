@@ -1,4 +1,4 @@
-//! Guessers that fail or break their word, and memory that guesses lack: no request ends or changes.
+//! Guessers that fail or break their word, and memory that guesses lack: no request changes.
 
 use super::batch::{alone, run, several, tokens};
 use super::doubles::Keep;

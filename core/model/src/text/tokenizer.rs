@@ -116,6 +116,34 @@ impl Text {
         self.tokenizer.get_vocab_size(true)
     }
 
+    /// The first difference between the ids that two vocabularies give, in a line; `None` where
+    /// they are the same.
+    pub fn difference(&self, other: &Text) -> Option<String> {
+        let (ours, theirs) = (self.tokenizer.get_vocab(true), other.tokenizer.get_vocab(true));
+        let differs = |(token, id): (&String, &u32)| {
+            (theirs.get(token) != Some(id)).then(|| (*id, token.clone()))
+        };
+        let first = ours.iter().filter_map(differs).min();
+        let told = |found: Option<&u32>| found.map_or("no token".into(), |id| format!("{id}"));
+        match first {
+            Some((id, token)) => {
+                let found = told(theirs.get(&token));
+                Some(format!(
+                    "{token:?} is {id} for {} and {found} for {}",
+                    self.model, other.model
+                ))
+            }
+            None if theirs.len() != ours.len() => Some(format!(
+                "{} has {} tokens and {} has {}",
+                self.model,
+                ours.len(),
+                other.model,
+                theirs.len()
+            )),
+            None => None,
+        }
+    }
+
     /// The id of a token as the vocabulary spells it.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.tokenizer.token_to_id(token)

@@ -3,6 +3,7 @@
 mod bench;
 mod groups;
 mod size;
+mod speculate;
 
 pub use bench::{BenchArgs, BenchCommand, CompareFlags, ProbeArgs, ProbeMode};
 pub use groups::{
@@ -10,6 +11,7 @@ pub use groups::{
     SamplingArgs,
 };
 pub use size::parse_size;
+pub use speculate::{Guesser, SpeculateArgs, parse_guesser};
 
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -74,6 +76,9 @@ pub struct GenerateArgs {
     /// How tokens are chosen.
     #[command(flatten)]
     pub sampling: SamplingArgs,
+    /// Who guesses ahead.
+    #[command(flatten)]
+    pub speculate: SpeculateArgs,
     /// What runs it.
     #[command(flatten)]
     pub run: RunArgs,
@@ -91,6 +96,9 @@ pub struct ChatArgs {
     /// How tokens are chosen.
     #[command(flatten)]
     pub sampling: SamplingArgs,
+    /// Who guesses ahead.
+    #[command(flatten)]
+    pub speculate: SpeculateArgs,
     /// What runs it.
     #[command(flatten)]
     pub run: RunArgs,

@@ -24,7 +24,8 @@ struct Conversation {
 /// Runs the command.
 pub fn run(args: &ChatArgs) -> Outcome<()> {
     interrupt::catch()?;
-    let prepared = Prepared::new(Settings::of(&args.run)?)?;
+    let settings = Settings::of(&args.run)?.speculating(&args.speculate, &args.run.plugins)?;
+    let prepared = Prepared::new(settings)?;
     let templated = prepared.text()?.has_template();
     if args.system.is_some() && !templated {
         return Err(Failure::usage(format!(

@@ -25,7 +25,8 @@ pub fn run(args: &GenerateArgs) -> Outcome<()> {
     }
     let prompt = prompt::read(&args.prompt)?;
     interrupt::catch()?;
-    let prepared = Prepared::new(Settings::of(&args.run)?)?;
+    let settings = Settings::of(&args.run)?.speculating(&args.speculate, &args.run.plugins)?;
+    let prepared = Prepared::new(settings)?;
     let (ids, took) = encode(prepared.text()?, &prompt, args.chat)?;
     prepared.check_fits(ids.len() as u64 + 1, "the prompt, with room for an answer,")?;
     let generation = prepared.model.generation().clone();

@@ -59,7 +59,8 @@ struct Answer<'a> {
 pub fn run(args: &GenerateArgs, file: &Path) -> Outcome<()> {
     let bytes = read(file)?;
     interrupt::catch()?;
-    let prepared = Prepared::new(Settings::of(&args.run)?)?;
+    let settings = Settings::of(&args.run)?.speculating(&args.speculate, &args.run.plugins)?;
+    let prepared = Prepared::new(settings)?;
     let generation = prepared.model.generation().clone();
     let mut failed = 0;
     let mut asked = Vec::new();
