@@ -311,7 +311,8 @@ impl Bench {
             // Of a gated product the second half is the device's to use.
             for (index, width) in outputs.iter().enumerate().take(if gated { 1 } else { 3 }) {
                 let got = self.read(index, *width as usize * rows as usize)?;
-                if let Some(wrong) = got.iter().find(|x| !((**x - want).abs() <= want / 64.0)) {
+                let near = |x: &f32| (*x - want).abs() <= want / 64.0;
+                if let Some(wrong) = got.iter().find(|x| !near(x)) {
                     let text = format!(
                         "device `{name}` made {wrong} of a product that is {want} ({rows} rows of \
                          {inputs} values)"
