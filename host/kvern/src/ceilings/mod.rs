@@ -273,7 +273,8 @@ impl Ceilings {
     fn is_sound(&self) -> bool {
         let pair = |best: f64, median: f64| best.is_finite() && median > 0.0 && best >= median;
         let read = |r: &ReadRate| {
-            let block = r.block_bytes % 4096 == 0 && (4096..=1 << 30).contains(&r.block_bytes);
+            let block =
+                r.block_bytes.is_multiple_of(4096) && (4096..=1 << 30).contains(&r.block_bytes);
             pair(r.best, r.median) && block && (1..=4096).contains(&r.depth)
         };
         let ascends = |rates: &[RowsRate]| rates.is_sorted_by(|a, b| a.rows < b.rows);
