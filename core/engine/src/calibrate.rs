@@ -1,7 +1,7 @@
 //! What a device gives, measured: the products of a decoder layer, through the contract's own
 //! calls, over more weights than a cache holds.
 
-use crate::events::Recorder;
+use crate::events::{Recorder, Watch};
 use crate::load::open_device;
 use crate::spec::LogLine;
 use crate::weights::{import, up};
@@ -170,7 +170,7 @@ pub fn device_rates(mut probe: DeviceProbe) -> Result<Vec<RowsRate>> {
         rows: most,
         options: std::mem::take(&mut probe.options),
     };
-    let events = Recorder::new(Arc::clone(&probe.log));
+    let events = Recorder::new(Arc::clone(&probe.log), Watch::default());
     let device = probe.device.as_mut();
     open_device(device, &asked, &probe.storage, &probe.cache_dir, &budget, &events)?;
     let (rounds, slice) = (probe.rounds.max(1), probe.slice);

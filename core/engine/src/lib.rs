@@ -24,6 +24,7 @@ mod request;
 mod scratch;
 mod spec;
 mod step;
+mod told;
 mod weights;
 
 #[cfg(test)]
@@ -31,7 +32,7 @@ mod tests;
 
 pub use calibrate::{DeviceProbe, ProductShape, RowsRate, device_rates};
 pub use engine::Engine;
-pub use events::Event;
+pub use events::{Event, OnProgress, OnSpan, Progress, Span, Track, Watch};
 pub use guess::{Draft, Guess, GuessAsk, Ngram};
 pub use plan::{PlanFacts, Prediction, UnitFacts, UnitTier};
 pub use spec::{

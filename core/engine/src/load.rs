@@ -3,7 +3,7 @@
 
 use crate::budget::{Division, Fixed, divide, fixed, table_bytes};
 use crate::engine::Engine;
-use crate::events::Recorder;
+use crate::events::{Recorder, Track, What};
 use crate::family::{self, Family, Places, Plan};
 use crate::io::Io;
 use crate::pager::{Frugality, Opening};
@@ -19,6 +19,7 @@ use kvern_contract::{
 use kvern_storage::{Budget, HostSink, RootHost, Storage};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What a load decides before it reads weights.
 pub(crate) struct Outline {
@@ -44,7 +45,7 @@ impl Outline {
         let plan = family.plan();
         let context_tokens = spec.context_tokens.unwrap_or(u64::MAX).min(plan.context_tokens);
         let budget = Budget::new(spec.memory_budget);
-        let events = Recorder::new(Arc::clone(&spec.log));
+        let events = Recorder::new(Arc::clone(&spec.log), spec.watch.clone());
         let files = Files::open(&spec.model, plan, spec.storage.as_ref(), spec.direct)?;
         let mut opening = opening(spec, family.as_ref(), context_tokens, &budget, &events)?;
         let need = opening.frugality();
@@ -86,6 +87,7 @@ impl Engine {
     /// Loads a model. *Errors* OverBudget says what is needed at least; Unsupported names the
     /// architecture, the op or the tensor; and those of files and plugins.
     pub fn load(mut spec: EngineSpec) -> Result<Engine> {
+        let began = Instant::now();
         let outline = Outline::of(&mut spec)?;
         let Outline { family, files, opening, need, division, placed, staging, .. } = outline;
         let Outline { workspace, context_tokens, budget, events, .. } = outline;
@@ -109,7 +111,7 @@ impl Engine {
             true => None,
             false => {
                 let table = weights.stored(plan.embedding.0);
-                Some(RowReader::new(table, division.chunk, device, &budget)?)
+                Some(RowReader::new(table, division.chunk, device, &budget, &events)?)
             }
         };
         let size = Size { rows: division.chunk, dense: division.mlp.rows, sessions };
@@ -121,6 +123,7 @@ impl Engine {
         let pager = opening.open(spec.kv, kept, ring, need.frame_bytes)?;
         let pool = Slice { buffer: import(device, pager.pool())?, offset: 0 };
         let (layer_units, head_unit) = units(family.as_ref());
+        events.span("load", events.clock().map(|_| began), || What::new(Track::Steps, "load"));
         Ok(Engine {
             device: spec.device,
             weights,

@@ -5,8 +5,8 @@ use crate::spec::{PlacementFacts, Rates};
 use crate::weights::Files;
 use kvern_contract::placement::HOST_LAYERS_NONE;
 use kvern_contract::{
-    Access, Error, ErrorKind, OffloadPolicy, OptionValue, Options, Placement, PlanAsk, Result,
-    Role, Tier, TierFacts, Unit, UnitId,
+    Access, Error, ErrorKind, LayerIndex, OffloadPolicy, OptionValue, Options, Placement, PlanAsk,
+    Result, Role, Tier, TierFacts, Unit, UnitId,
 };
 
 /// What the host knows when it asks.
@@ -155,9 +155,14 @@ fn check(
 
 /// What a unit is called: `layer 3 mlp`, `head`.
 pub(crate) fn describe(unit: &Unit) -> String {
-    match unit.layer {
-        Some(layer) => format!("layer {} {:?}", layer.0, unit.role).to_lowercase(),
-        None => format!("{:?}", unit.role).to_lowercase(),
+    name(unit.layer, unit.role)
+}
+
+/// What the unit of a role is called, in a layer or beside them.
+pub(crate) fn name(layer: Option<LayerIndex>, role: Role) -> String {
+    match layer {
+        Some(layer) => format!("layer {} {role:?}", layer.0).to_lowercase(),
+        None => format!("{role:?}").to_lowercase(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What an engine is loaded with, asked for, and answers.
 
+use crate::events::Watch;
 use kvern_contract::{
     ComputeDtype, DeviceBackend, DeviceDescription, DeviceUsage, KvDescription, KvEncoding,
     KvPolicy, KvStrategy, OffloadPolicy, Options,
@@ -63,6 +64,8 @@ pub struct EngineSpec {
     pub load_deadline: Duration,
     /// Where log lines go.
     pub log: LogLine,
+    /// Who hears what is done and how far it is.
+    pub watch: Watch,
 }
 
 /// Most rows of a feed-forward block at once where nothing else was asked for.

@@ -6,6 +6,7 @@
 //! list.
 
 use crate::engine::Engine;
+use crate::events::{Progress, Track, What};
 use crate::family::{self, Family, Places, RESIDUAL};
 use crate::io::Inputs;
 use crate::pager::{Lost, Rows, Segment, Ticket};
@@ -52,6 +53,8 @@ struct Running {
     rows: u32,
     inputs: Inputs,
     list: Vec<Op>,
+    /// Units that the ops on the list are of: the first and the last.
+    units: (usize, usize),
     /// Layers whose rows are written by ops on the list.
     written: Vec<usize>,
     /// Sessions that lost a page: their rows count for nothing.
@@ -61,7 +64,7 @@ struct Running {
 }
 
 /// What became of a batch: for each ask whether it lost a page, and the rows that stay of it.
-type Ran = (Vec<Option<Lost>>, Vec<Option<u32>>);
+pub(crate) type Ran = (Vec<Option<Lost>>, Vec<Option<u32>>);
 
 impl Engine {
     /// Runs one step. Sessions that lost pages come back, with where to go on from; their rows are
@@ -73,6 +76,7 @@ impl Engine {
         asks: &[StepAsk<'_>],
         on_logits: &mut OnLogits<'_>,
     ) -> Result<Vec<Lost>> {
+        let began = self.events.clock();
         let (mut batch, mut fault) = (Vec::new(), None);
         for ask in asks {
             match self.pager.append(ask.session, ask.ids) {
@@ -95,6 +99,10 @@ impl Engine {
             };
             fault = fault.or(ended.err());
         }
+        if began.is_some() {
+            self.tell_step(began, asks, &batch, done.as_ref().ok());
+        }
+        self.events.progress(|| Progress::Swept);
         let (lost, _) = done?;
         fault.map_or_else(|| Ok(lost.into_iter().flatten().collect()), Err)
     }
@@ -105,6 +113,7 @@ impl Engine {
         batch: Vec<Rows>,
         on_logits: &mut OnLogits<'_>,
     ) -> Result<Ran> {
+        let (began, arrived) = (self.events.clock(), self.weights.arrived());
         let ids: Vec<u32> = asks.iter().flat_map(|a| a.ids.iter().copied()).collect();
         let positions: Vec<u64> =
             batch.iter().flat_map(|r| r.position..r.position + u64::from(r.rows)).collect();
@@ -114,7 +123,9 @@ impl Engine {
         let inputs = self.io.begin(&ids, &positions)?;
         let (lost, kept) = (vec![None; batch.len()], vec![None; batch.len()]);
         let (rows, list, written) = (ids.len() as u32, Vec::new(), Vec::new());
-        let mut run = Running { batch, rows, inputs, list, written, lost, kept };
+        let first = self.layer_units.first().map_or(0, |units| units.0);
+        let units = (first, first);
+        let mut run = Running { batch, rows, inputs, list, units, written, lost, kept };
         let layers = self.family.plan().layers.len();
         let wanted = asks.iter().any(|a| a.want != Want::Nothing);
         // Nobody reads what follows the last layer's attention where no logits are wanted.
@@ -135,6 +146,11 @@ impl Engine {
             false => self.weights.vouch()?,
         }
         self.flush(&mut run)?;
+        self.events.span("sweep", began, || {
+            let sweep = self.weights.sweeps();
+            let what = What::new(Track::Steps, format!("sweep {sweep}")).arg("sweep", sweep);
+            what.bytes(self.weights.arrived() - arrived)
+        });
         Ok((run.lost, run.kept))
     }
 
@@ -297,11 +313,14 @@ impl Engine {
             self.family.head(indices, self.activations.logits_at, &at, &mut run.list);
             self.flush(run)?;
             self.activations.read_logits(rows.len() as u32, &mut values)?;
+            let began = self.events.clock();
             for ((index, row, _), logits) in wave.iter().zip(values.chunks_exact(vocabulary)) {
                 if run.kept[*index].is_none() && on_logits(*index, *row, logits)? == Next::Cut {
                     run.kept[*index] = Some(*row as u32 + 1);
                 }
             }
+            let what = || What::new(Track::Steps, "choose").arg("rows", rows.len() as u64);
+            self.events.span("choose", began, what);
         }
         Ok(())
     }
@@ -312,6 +331,7 @@ impl Engine {
             self.flush(run)?;
             self.weights.arrive(unit)?;
         }
+        run.units = (if run.list.is_empty() { unit } else { run.units.0 }, unit);
         Ok(())
     }
 
@@ -321,9 +341,17 @@ impl Engine {
             return Ok(());
         }
         self.io.hand_over()?;
+        let (began, ops) = (self.events.clock(), run.list.len() as u64);
         let fence = self.device.submit(Queue(0), &run.list, &[])?;
         run.list.clear();
         self.wait(fence)?;
+        self.events.span("compute", began, || {
+            let (first, last) = (self.weights.name(run.units.0), self.weights.name(run.units.1));
+            let name = if first == last { last.into() } else { format!("{first} to {last}") };
+            let what = What::new(Track::Computing, name).arg("sweep", self.weights.sweeps());
+            what.arg("ops", ops).arg("rows", run.rows.into())
+        });
+        run.units.0 = run.units.1;
         self.io.free();
         for layer in std::mem::take(&mut run.written) {
             self.pager.fenced(layer, &run.batch)?;

@@ -75,6 +75,10 @@ pub struct FillClock {
 }
 
 impl FillClock {
+    /// When the reads were asked for.
+    pub fn began(&self) -> Instant {
+        self.began
+    }
     /// From the start to the last answer, or to now while one is missing.
     pub fn took(&self) -> Duration {
         let ended = lock(&self.shared.state).ended;

@@ -95,6 +95,7 @@ impl Blueprint {
             dense_chunk_rows: settings.dense_chunk_rows,
             load_deadline: settings.plugin_deadline,
             log: Arc::new(log::line),
+            watch: kvern_engine::Watch::default(),
         };
         Ok(Blueprint { spec, reading, service, no_ring, known, origins })
     }

@@ -28,6 +28,7 @@ mod out;
 mod planned;
 mod planner;
 mod plugin;
+mod progress;
 mod read_path;
 mod reads;
 mod runtime;
@@ -35,8 +36,10 @@ mod scaffold;
 mod selector;
 mod settings;
 mod speculate;
+mod trace;
 mod verify;
 mod watchdog;
+mod watching;
 
 use clap::Parser;
 use clap::error::ErrorKind;

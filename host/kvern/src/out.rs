@@ -1,12 +1,17 @@
 //! Stdout carries what was asked for, as it is made; everything else goes to stderr.
 
 use crate::fail::{Failure, Outcome};
+use crate::progress;
 use std::io::{ErrorKind, Write};
 
 /// Writes to stdout and flushes. A closed pipe ends the run quietly.
 pub fn say(text: &str) -> Outcome<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| match e.kind() {
+    let written = progress::alone(|| {
+        progress::follows(text);
+        let mut out = std::io::stdout().lock();
+        out.write_all(text.as_bytes()).and_then(|()| out.flush())
+    });
+    written.map_err(|e| match e.kind() {
         ErrorKind::BrokenPipe => Failure::closed_pipe(),
         _ => Failure::new(format!("stdout: {e}")),
     })
@@ -20,7 +25,7 @@ pub fn document(value: &impl serde::Serialize) -> Outcome<()> {
 
 /// Writes a line to stderr; when that is gone too there is nobody left to tell.
 pub fn note(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
+    let _ = progress::alone(|| writeln!(std::io::stderr().lock(), "{line}"));
 }
 
 /// A number of bytes for people.

@@ -12,6 +12,7 @@ use crate::reads::Reads;
 use crate::selector::Selection;
 use crate::settings::Settings;
 use crate::speculate::{self, DraftModel, Speculation};
+use crate::watching::Watching;
 use crate::{interrupt, log, watchdog};
 use kvern_contract::{DeviceBackend, KvStrategy, OffloadPolicy};
 use kvern_engine::{Engine, Facts, Flow, Outcome as Ended, Request, Said};
@@ -34,6 +35,7 @@ pub struct Prepared {
     draft: Option<DraftModel>,
     began: Instant,
     meter: Meter,
+    watching: Watching,
 }
 
 /// What a run wants room for.
@@ -112,7 +114,13 @@ impl Prepared {
                 plugins.device.origin.described.name
             ),
         );
-        Ok(Prepared { settings, model, plan, plugins, draft, began, meter })
+        let watching = Watching::default();
+        Ok(Prepared { settings, model, plan, plugins, draft, began, meter, watching })
+    }
+
+    /// The same, watched.
+    pub fn watched(self, watching: Watching) -> Prepared {
+        Prepared { watching, ..self }
     }
 
     /// The model's words.
@@ -141,7 +149,8 @@ impl Prepared {
     /// Loads the weights, with room for so much unless another context was asked for.
     pub fn load(self, room: Room) -> Outcome<Runtime> {
         let limit = self.context_limit();
-        let Prepared { settings: asked, model, plan, plugins, draft, began, meter } = self;
+        let Prepared { settings: asked, model, plan, plugins, draft, began, meter, watching } =
+            self;
         let tokens = asked.context_tokens.or(room.tokens.map(|n| n.clamp(1, limit)));
         let room = Room { tokens, ..room };
         let settings = match &draft {
@@ -150,8 +159,9 @@ impl Prepared {
         };
         let blueprint = Blueprint::new(&settings, &model, plugins, room)?;
         blueprint.tell(&asked);
-        let Blueprint { spec, reading, no_ring, origins, .. } = blueprint;
+        let Blueprint { mut spec, reading, no_ring, origins, .. } = blueprint;
         let reads = Reads { reading, ring_refused: no_ring, ceiling: spec.rates.drive };
+        spec.watch = watching.watch(spec.rates.drive);
         let mut engine = Engine::load(spec)?;
         speculate::arm(&mut engine, &settings.speculation, draft.as_ref(), room)?;
         interrupt::check()?;
@@ -159,7 +169,17 @@ impl Prepared {
         metrics::accelerator(&mut load_resources, &engine.facts());
         let selection = plan.selection;
         let guessed = (settings.speculation, draft.map(|draft| draft.name().to_string()));
-        Ok(Runtime { engine, model, selection, reads, guessed, origins, load_time, load_resources })
+        Ok(Runtime {
+            engine,
+            model,
+            selection,
+            reads,
+            guessed,
+            origins,
+            load_time,
+            load_resources,
+            _watching: watching,
+        })
     }
 }
 
@@ -181,6 +201,8 @@ pub struct Runtime {
     pub load_time: Duration,
     /// During that time.
     pub load_resources: Resources,
+    /// Last, so that it hears of the engine's end.
+    _watching: Watching,
 }
 
 /// A request as the host puts it.

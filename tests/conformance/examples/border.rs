@@ -48,6 +48,7 @@ fn engine(model: &Path, dir: &Path, device: Box<dyn DeviceBackend>) -> Result<En
         dense_chunk_rows: None,
         load_deadline: Duration::from_secs(30),
         log: Arc::new(|_, _| ()),
+        watch: kvern_engine::Watch::default(),
     })
 }
 

@@ -6,10 +6,12 @@
 mod layout;
 mod outside;
 mod scratch;
+mod terminal;
 
 pub use layout::Layout;
 pub use outside::Outside;
 pub use scratch::Scratch;
+pub use terminal::on_terminal;
 
 use serde_json::Value;
 use std::ffi::OsStr;

@@ -2,6 +2,7 @@
 
 use super::page::Kept;
 use super::{Pager, Place, cold};
+use crate::events::{Track, What};
 use kvern_contract::{PAGE_TOKENS, Result, SessionId, encoding_word};
 use std::time::Instant;
 
@@ -16,13 +17,21 @@ impl Pager {
         }
         let mark = position.saturating_sub(self.policy.cold_after) / PAGE * PAGE;
         let from = self.session(session)?.cold;
+        if from >= mark {
+            return Ok(());
+        }
+        let began = self.events.clock();
         for number in (from / PAGE) as usize..(mark / PAGE) as usize {
             for layer in 0..self.layers.len() {
                 self.cool_page((session, layer, number))?;
             }
         }
-        let s = self.session_mut(session)?;
-        s.cold = s.cold.max(mark);
+        self.events.span("cool", began, || {
+            let pages = (mark - from) / PAGE * self.layers.len() as u64;
+            let what = What::new(Track::Waiting, "cold pages").arg("session", session.0);
+            what.arg("pages", pages)
+        });
+        self.session_mut(session)?.cold = mark;
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use super::page::{Kept, Page, Rows, first_of};
 use super::store::{Answer, Ask, In, Silence};
 use super::tag::Damage;
 use super::{Pager, Place};
+use crate::events::{Track, What};
 use kvern_contract::{
     Error, ErrorKind, LayerIndex, PAGE_TOKENS, PageEntry, PageKey, Part, Result, RowWrite,
     SessionId, encoding_word,
@@ -188,6 +189,7 @@ impl Pager {
     /// Waits for a load, as long as the store answers anything before its deadline. A page without
     /// a good answer is lost; a store that does not answer is given up, and all it held is lost.
     pub(crate) fn finish_load(&mut self, ticket: &Ticket) -> Result<Vec<Lost>> {
+        let began = self.events.clock();
         let mut lost = Vec::new();
         let mut until = Instant::now() + self.deadline;
         while ticket.number > self.void && !self.came.contains_key(&ticket.number) {
@@ -197,6 +199,11 @@ impl Pager {
                 Err(silence) => lost = self.replace_store(silence)?,
             }
         }
+        self.events.span("page_wait", began, || {
+            let layer = ticket.pages.first().map_or(0, |key| key.layer.0);
+            let what = What::new(Track::Waiting, format!("layer {layer} pages"));
+            what.arg("pages", ticket.pages.len() as u64)
+        });
         let came = self.came.remove(&ticket.number).unwrap_or_default();
         for key in &ticket.pages {
             let Part::Page(number) = key.part else { continue };

@@ -6,6 +6,7 @@ use super::page::{Kept, first_of};
 use super::store::{Ask, Out, Silence};
 use super::tag::checksum;
 use super::{Pager, Place};
+use crate::events::{Track, What};
 use kvern_contract::{PAGE_TOKENS, PageTag, Result, SessionId, encoding_word};
 use std::time::{Duration, Instant};
 
@@ -60,6 +61,14 @@ impl Pager {
 
     /// Gives every sealed page to the store and waits until a frame can be had. Whether one can.
     fn make_evictable(&mut self) -> Result<bool> {
+        let began = self.events.clock();
+        let can = self.wait_evictable();
+        let what = || What::new(Track::Waiting, "memory of a page");
+        self.events.span("frame_wait", began, what);
+        can
+    }
+
+    fn wait_evictable(&mut self) -> Result<bool> {
         let all: Vec<Place> = self.sessions.keys().copied().flat_map(|s| self.sealed(s)).collect();
         self.spill(&all)?;
         let mut until = Instant::now() + self.deadline;

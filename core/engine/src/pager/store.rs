@@ -5,7 +5,7 @@
 use super::cold;
 use super::queue::Queue;
 use super::tag::{Damage, check};
-use crate::events::Recorder;
+use crate::events::{Recorder, Track, What};
 use kvern_contract::{
     ChainHash, Commit, Error, ErrorKind, FileRead, KvEncoding, KvLayer, KvReport, KvStore, Origin,
     PageKey, PageLoad, PageRef, PageTag, Result, SessionId, TokenKey, Verdict, encoding_word,
@@ -130,8 +130,10 @@ impl StoreThread {
         let does = Arc::clone(&doing);
         let run = move || {
             while let Some(ask) = calls.next() {
-                *said(&does) = ask.operation();
+                let (operation, began) = (ask.operation(), worker.events.clock());
+                *said(&does) = operation;
                 let answer = worker.call(ask);
+                worker.events.span(operation, began, || What::new(Track::Store, operation));
                 let heard = answer.is_none_or(|answer| reply.send(answer).is_ok());
                 // A plugin that panicked answers nothing any more: its thread ends, and that shows.
                 if !heard || worker.panicked {
@@ -245,7 +247,8 @@ impl Worker {
         let done = self.store.store(&refs);
         self.panicked |= done.as_ref().is_err_and(|e| e.kind == ErrorKind::Panicked);
         let total = pages.iter().map(|p| bytes(p) as u64).sum();
-        self.events.record("kvsave", start.elapsed(), total);
+        let what = || moved("save", pages.iter().map(|p| &p.key));
+        self.events.operation("kvsave", (start, start.elapsed()), total, what);
         Answer::Stored { ticket, done }
     }
 
@@ -281,8 +284,10 @@ impl Worker {
             .collect();
         drop(done);
         let bytes = pages.iter().map(|p| u64::from(p.want.bytes)).sum();
-        let pages = pages.into_iter().zip(came).map(|(page, came)| settle(page, came)).collect();
-        self.events.record("kvload", start.elapsed(), bytes);
+        let pages: Vec<_> =
+            pages.into_iter().zip(came).map(|(page, came)| settle(page, came)).collect();
+        let what = || moved("load", pages.iter().map(|(key, _)| key));
+        self.events.operation("kvload", (start, start.elapsed()), bytes, what);
         Answer::Loaded { ticket, pages }
     }
 
@@ -311,6 +316,17 @@ impl Worker {
         };
         loads.iter().map(verdict).collect()
     }
+}
+
+/// Pages that a store was given or gave.
+fn moved<'a>(word: &str, pages: impl ExactSizeIterator<Item = &'a PageKey> + Clone) -> What {
+    let layers = || pages.clone().map(|key| key.layer.0);
+    let (first, last) = (layers().min().unwrap_or(0), layers().max().unwrap_or(0));
+    let name = match first == last {
+        true => format!("{word} layer {first} pages"),
+        false => format!("{word} layer {first} to {last} pages"),
+    };
+    What::new(Track::Pages, name).arg("pages", pages.len() as u64)
 }
 
 /// Checks a page where it came, and gives it the form that attention reads.

@@ -115,6 +115,7 @@ impl Engine {
     /// One step. *Errors* what ends all.
     fn advance(&mut self, batch: &mut Batch<'_>, on: &mut On<'_>) -> Result<()> {
         batch.steps += 1;
+        self.tell_prompts(&batch.running);
         let parts = self.parts(batch)?;
         let running = &mut batch.running;
         let guessed = running.iter().any(|s| !s.drafts.is_empty());
@@ -154,6 +155,7 @@ impl Engine {
                 }
             }
         }
+        self.tell_prompts(running);
         match done {
             // Guesses ask for memory sooner than what they guess, or in vain.
             Err(error) if error.kind == ErrorKind::OverBudget && guessed => {

@@ -6,9 +6,11 @@ mod batch;
 mod feed;
 mod guess;
 mod pace;
+mod progress;
 mod sequence;
 
 use crate::engine::Engine;
+use crate::events::Progress;
 use crate::spec::{Flow, Outcome, Request, Said};
 use crate::step::{Next, StepAsk, Want};
 use batch::Batch;
@@ -92,6 +94,8 @@ impl Engine {
         self.check(held as u64, ids)?;
         all.extend(ids);
         let (mut feed, mut handed) = (Feed::new(all, held), held);
+        let of = ids.len() as u64;
+        self.events.progress(|| Progress::Prompt { tokens: 0, of });
         while feed.pending() > 0 {
             let (at, most) = (feed.at, feed.at + self.rows_most as usize);
             let end = feed.must_end().unwrap_or(most).min(feed.all.len());
@@ -110,6 +114,8 @@ impl Engine {
                 None => feed.at = end,
                 Some(lost) => feed.go_back(&mut self.pager, lost)?,
             }
+            let tokens = feed.at.saturating_sub(held) as u64;
+            self.events.progress(|| Progress::Prompt { tokens, of });
         }
         Ok(())
     }

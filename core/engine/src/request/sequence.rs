@@ -118,6 +118,13 @@ impl<'a> Sequence<'a> {
         (self.request.max_new_tokens as usize).saturating_sub(self.tokens()).min(room)
     }
 
+    /// Tokens of its prompt that were computed for it, and all that have to be.
+    pub(super) fn prompt(&self) -> (u64, u64) {
+        let Outcome { prompt_tokens, reused_tokens, .. } = self.outcome;
+        let at = (self.feed.at as u64).clamp(reused_tokens, prompt_tokens.max(reused_tokens));
+        (at - reused_tokens, prompt_tokens.saturating_sub(reused_tokens))
+    }
+
     /// New tokens so far.
     pub(super) fn tokens(&self) -> usize {
         self.outcome.token_ids.len()

@@ -17,10 +17,11 @@ mod mlp;
 mod placement;
 mod plan;
 mod ring;
+mod watch;
 
 use crate::spec::{EngineSpec, Flow, Request};
 use crate::step::{Next, StepAsk, Want};
-use crate::{Engine, Finish, Rates};
+use crate::{Engine, Finish, Rates, Watch};
 use doubles::{Keep, Policy};
 use kvern_contract::{
     Access, ComputeDtype, DeviceBackend, KvEncoding, KvStrategy, OffloadPolicy, Options, Result,
@@ -55,6 +56,7 @@ pub(super) struct Setup {
     pub direct: bool,
     pub rates: Rates,
     pub deadline: Duration,
+    pub watch: Watch,
     pub cache: tempfile::TempDir,
 }
 
@@ -77,6 +79,7 @@ impl Default for Setup {
             direct: false,
             rates: Rates::default(),
             deadline: Duration::from_secs(20),
+            watch: Watch::default(),
             cache: tempfile::tempdir().expect("a temporary directory"),
         }
     }
@@ -114,6 +117,7 @@ impl Setup {
             dense_chunk_rows: self.mlp_rows,
             load_deadline: self.deadline,
             log: Arc::new(|_, _| ()),
+            watch: self.watch,
         };
         Ok((spec, self.cache))
     }

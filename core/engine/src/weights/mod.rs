@@ -8,8 +8,9 @@ mod resident;
 mod rows;
 mod stream;
 
-use crate::events::Recorder;
+use crate::events::{Progress, Recorder};
 use crate::family::{Matrix, Plan, UnitPlan};
+use crate::placement;
 use crate::spec::StreamFacts;
 pub(crate) use files::{Files, Stored};
 use kvern_contract::{
@@ -34,6 +35,7 @@ pub(crate) struct Table {
 
 /// A unit's matrices and whether they stay.
 pub(crate) struct Unit {
+    name: Arc<str>,
     matrices: Vec<Matrix>,
     layout: Arc<Layout>,
     sweep: bool,
@@ -94,6 +96,7 @@ impl Weights {
         let Load { plan, files, resident, staging, device, storage, budget, deadline, events } =
             load;
         let unit = |((unit, layout), resident): ((&UnitPlan, &Arc<Layout>), &bool)| Unit {
+            name: placement::name(unit.layer, unit.role).into(),
             matrices: unit.matrices.clone(),
             layout: Arc::clone(layout),
             sweep: unit.access == Access::Sweep,
@@ -148,7 +151,10 @@ impl Weights {
         budget: &Budget,
         deadline: Duration,
     ) -> Result<()> {
-        let turn = |unit: usize| Turn { unit, layout: Arc::clone(&self.units[unit].layout) };
+        let turn = |unit: usize| {
+            let Unit { name, layout, .. } = &self.units[unit];
+            Turn { unit, name: Arc::clone(name), layout: Arc::clone(layout) }
+        };
         let streamed = (0..self.units.len()).filter(|u| self.is_streamed(*u));
         let turns: Vec<Turn> = streamed.map(turn).collect();
         if !turns.is_empty() {
@@ -181,6 +187,16 @@ impl Weights {
         self.units[unit].is_streamed()
     }
 
+    /// What a unit is called.
+    pub(crate) fn name(&self, unit: usize) -> &str {
+        &self.units[unit].name
+    }
+
+    /// Sweeps that have begun.
+    pub(crate) fn sweeps(&self) -> u64 {
+        self.facts.sweeps
+    }
+
     /// Whether a matrix is in memory for the whole run.
     pub(crate) fn stays(&self, matrix: Matrix) -> bool {
         self.units.iter().any(|u| u.resident && u.matrices.contains(&matrix))
@@ -194,7 +210,20 @@ impl Weights {
     /// A sweep begins that uses units before `end` only.
     pub(crate) fn begin(&mut self, end: usize) -> Result<()> {
         self.facts.sweeps += 1;
-        self.stream.as_mut().map_or(Ok(()), |stream| stream.begin(end))
+        self.stream.as_mut().map_or(Ok(()), |stream| stream.begin(end))?;
+        self.tell();
+        Ok(())
+    }
+
+    /// Says how far the sweep is.
+    fn tell(&self) {
+        let (bytes, of) = self.stream.as_ref().map_or((0, 0), Stream::swept);
+        self.events.progress(|| Progress::Sweep { bytes, of });
+    }
+
+    /// Bytes of streamed weights that arrived so far.
+    pub(crate) fn arrived(&self) -> u64 {
+        self.stream.as_ref().map_or(0, |s| s.arrived_bytes)
     }
 
     /// Whether all that a sweep has read is of the files that were opened. *Caller*: the sweep
@@ -227,6 +256,7 @@ impl Weights {
             true => {
                 let extents = stream.arrive(unit)?;
                 self.place(unit, &extents);
+                self.tell();
                 Ok(())
             }
         }
@@ -236,7 +266,7 @@ impl Weights {
     pub(crate) fn facts(&self) -> StreamFacts {
         let stream = self.stream.as_ref();
         StreamFacts {
-            streamed_bytes: stream.map_or(0, |s| s.arrived_bytes),
+            streamed_bytes: self.arrived(),
             waited: stream.map_or(Duration::ZERO, |s| s.waited),
             ..self.facts.clone()
         }

@@ -4,11 +4,12 @@
 use super::files::{Stored, finish, read, widen};
 use super::stream::copy;
 use super::{ALIGN, Weights, import, up};
+use crate::events::{Progress, Track, What};
 use kvern_contract::{DeviceBackend, Result, Slice, Weight, WeightEncoding};
 use kvern_storage::{Fill, Filling, Priority, Region, Storage};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes that are under way or not repacked yet, at least one unit's: enough for any drive's depth,
 /// and little beside the weights where a device keeps copies of its own.
@@ -34,7 +35,11 @@ impl Weights {
         let mut raw: Vec<Vec<u8>> = vectors.iter().map(|v| vec![0; v.bytes as usize]).collect();
         let mut reads: Vec<_> =
             vectors.iter().zip(&mut raw).map(|(v, into)| read(v, into)).collect();
+        let began = Instant::now();
         finish(storage, &mut reads)?;
+        let read = vectors.iter().map(|v| v.bytes).sum();
+        let what = || What::new(Track::Reading, "vectors");
+        self.events.operation("safetensor_read", (began, began.elapsed()), read, what);
         let mut lease = region.lend(0, bytes.max(ALIGN) as usize)?;
         let mut at = 0;
         for (vector, raw) in vectors.iter().zip(&raw) {
@@ -62,18 +67,29 @@ impl Weights {
     ) -> Result<()> {
         let stay = |unit: &usize| self.units[*unit].resident;
         let units: Vec<usize> = (0..self.units.len()).filter(stay).collect();
+        let of: u64 = units.iter().map(|u| self.units[*u].layout.read_bytes()).sum();
+        let mut read = 0;
+        let events = Arc::clone(&self.events);
+        let mut settled = |bytes: u64| {
+            read += bytes;
+            events.progress(|| Progress::Load { bytes: read, of });
+        };
+        settled(0);
         let (mut coming, mut under_way) = (VecDeque::<Coming>::new(), 0);
         for unit in units {
             let bytes = self.units[unit].layout.memory();
             while under_way > 0 && under_way + bytes > UNDER_WAY {
                 let Some(first) = coming.pop_front() else { break };
                 under_way -= first.region.bytes() as u64;
-                self.settle(first, device, deadline)?;
+                settled(self.settle(first, device, deadline)?);
             }
             coming.push_back(self.begin_resident(unit, storage)?);
             under_way += bytes;
         }
-        coming.into_iter().try_for_each(|one| self.settle(one, device, deadline))
+        for one in coming {
+            settled(self.settle(one, device, deadline)?);
+        }
+        Ok(())
     }
 
     fn begin_resident(&self, unit: usize, storage: &dyn Storage) -> Result<Coming> {
@@ -89,18 +105,20 @@ impl Weights {
         Ok(Coming { unit, region, filling: storage.fill(fills, Priority::Next) })
     }
 
-    /// Waits for a unit, and lets the device repack it.
+    /// Waits for a unit, and lets the device repack it; answers the bytes that were read.
     fn settle(
         &mut self,
         coming: Coming,
         device: &mut dyn DeviceBackend,
         deadline: Duration,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let Coming { unit, region, filling } = coming;
         let clock = filling.clock();
         filling.wait(deadline).into_iter().try_for_each(|done| done.map(drop))?;
         let layout = Arc::clone(&self.units[unit].layout);
-        self.events.record("safetensor_read", clock.took(), layout.read_bytes());
+        let what = || What::new(Track::Reading, &*self.units[unit].name);
+        let reading = (clock.began(), clock.took());
+        self.events.operation("safetensor_read", reading, layout.read_bytes(), what);
         let buffer = import(device, &region)?;
         let mut at = 0;
         let mut extents = Vec::new();
@@ -120,6 +138,6 @@ impl Weights {
             true => self.kept.push(region),
             false => device.free(buffer),
         }
-        Ok(())
+        Ok(layout.read_bytes())
     }
 }

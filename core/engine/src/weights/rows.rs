@@ -2,6 +2,7 @@
 
 use super::files::Stored;
 use super::{import, lend};
+use crate::events::{Recorder, Track, What};
 use kvern_contract::{DeviceBackend, Result, Slice, Weight};
 use kvern_storage::{Budget, Fill, Priority, Region, Storage};
 use std::collections::HashMap;
@@ -14,6 +15,7 @@ pub(crate) struct RowReader {
     at: Slice,
     table: Stored,
     row_bytes: usize,
+    events: Arc<Recorder>,
 }
 
 impl RowReader {
@@ -23,13 +25,14 @@ impl RowReader {
         rows: u32,
         device: &mut dyn DeviceBackend,
         budget: &Budget,
+        events: &Arc<Recorder>,
     ) -> Result<Self> {
         let row_bytes = (table.bytes / u64::from(table.outputs.max(1))) as usize;
         let bytes = row_bytes * rows as usize;
         budget.reserve("embedding rows", bytes as u64)?;
         let region = Region::new(bytes.max(1))?;
         let at = Slice { buffer: import(device, &region)?, offset: 0 };
-        Ok(RowReader { region, at, table, row_bytes })
+        Ok(RowReader { region, at, table, row_bytes, events: Arc::clone(events) })
     }
 
     /// Reads the rows of `ids`, each id's once; the answer is a table of just these, in order.
@@ -52,8 +55,15 @@ impl RowReader {
             let into = lend(&self.region, row * bytes, bytes)?;
             fills.push(Fill { file: self.table.file, offset, into });
         }
+        let rows = fills.len() as u64;
         let filling = storage.fill(fills, Priority::Urgent);
+        let clock = filling.clock();
         filling.wait(deadline).into_iter().try_for_each(|done| done.map(drop))?;
+        let what = |track| move || What::new(track, "embedding rows").arg("rows", rows);
+        let (reading, read) = ((clock.began(), clock.took()), rows * bytes as u64);
+        self.events.operation("safetensor_read", reading, read, what(Track::Reading));
+        let waited = self.events.clock().map(|_| clock.began());
+        self.events.span("row_wait", waited, what(Track::Waiting));
         if !again.is_empty() {
             let mut rows = lend(&self.region, 0, bytes * ids.len())?;
             for (from, row) in again {

@@ -6,7 +6,7 @@
 use super::layout::{Extent, Layout};
 use super::ranges::Ranges;
 use super::{import, lend};
-use crate::events::Recorder;
+use crate::events::{Recorder, Track, What};
 use kvern_contract::{Buffer, DeviceBackend, Error, ErrorKind, Result, Slice};
 use kvern_storage::{Fill, Filling, Priority, Region, Storage};
 use std::collections::VecDeque;
@@ -21,6 +21,7 @@ const LOSS_WAIT: Duration = Duration::from_secs(1);
 pub(super) struct Turn {
     /// Its index in the plan.
     pub unit: usize,
+    pub name: Arc<str>,
     pub layout: Arc<Layout>,
 }
 
@@ -68,6 +69,9 @@ pub(super) struct Stream {
     over: u64,
     /// Turns that this sweep leaves out.
     left_out: Range<u64>,
+    /// Bytes of this sweep's matrices, and what had arrived before it.
+    sweep_bytes: u64,
+    arrived_before: u64,
     /// Bytes of matrices that arrived, and the time that was waited for them.
     pub arrived_bytes: u64,
     pub waited: Duration,
@@ -95,6 +99,8 @@ impl Stream {
             held: None,
             over: 0,
             left_out: 0..0,
+            sweep_bytes: 0,
+            arrived_before: 0,
             arrived_bytes: 0,
             waited: Duration::ZERO,
         };
@@ -106,9 +112,16 @@ impl Stream {
     pub(super) fn begin(&mut self, end: usize) -> Result<()> {
         let units = self.ring.len() as u64;
         let start = self.held.map_or(self.over, |held| held + 1).next_multiple_of(units);
-        let used = self.ring.iter().filter(|t| t.unit < end).count() as u64;
-        self.left_out = start + used..start + units;
+        let used = || self.ring.iter().filter(|t| t.unit < end);
+        self.left_out = start + used().count() as u64..start + units;
+        self.sweep_bytes = used().map(|t| t.layout.matrix_bytes).sum();
+        self.arrived_before = self.arrived_bytes;
         self.pump()
+    }
+
+    /// Bytes of this sweep's matrices that arrived, and of all of them.
+    pub(super) fn swept(&self) -> (u64, u64) {
+        (self.arrived_bytes - self.arrived_before, self.sweep_bytes)
     }
 
     /// Whether a unit is being computed on.
@@ -164,7 +177,7 @@ impl Stream {
     /// Waits for the reads of a turn.
     fn wait(&mut self, turn: u64) -> Result<()> {
         let began = Instant::now();
-        let (mut took, mut read) = (Duration::ZERO, 0);
+        let (mut asked, mut ended, mut read) = (None, began, 0);
         for flight in self.flights.iter_mut().filter(|f| f.turn == turn) {
             let extent =
                 &self.ring[(turn % self.ring.len() as u64) as usize].layout.extents[flight.extent];
@@ -172,13 +185,23 @@ impl Stream {
             let clock = filling.clock();
             filling.wait(self.deadline).into_iter().try_for_each(|done| done.map(drop))?;
             copy(&self.region, flight.at, extent)?;
-            took = took.max(clock.took());
+            let since = *asked.get_or_insert(clock.began());
+            ended = if read == 0 { since } else { ended }.max(clock.began() + clock.took());
             read += extent.bytes;
         }
-        self.waited += began.elapsed();
+        let waited = began.elapsed();
+        self.waited += waited;
         self.arrived_bytes += self.layout(turn).matrix_bytes;
-        self.events.record("safetensor_read", took, read);
-        self.events.record("layer_load", took, read);
+        let units = self.ring.len() as u64;
+        let name = &self.ring[(turn % units) as usize].name;
+        let what = |track| {
+            let sweep = turn / units + 1;
+            move || What::new(track, &**name).arg("sweep", sweep)
+        };
+        let asked = asked.unwrap_or(began);
+        let reading = (asked, ended.duration_since(asked));
+        self.events.operation("safetensor_read", reading, read, what(Track::Reading));
+        self.events.operation("layer_load", (began, waited), read, what(Track::Waiting));
         Ok(())
     }
 

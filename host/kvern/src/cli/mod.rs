@@ -4,6 +4,7 @@ mod bench;
 mod groups;
 mod size;
 mod speculate;
+mod watch;
 
 pub use bench::{BenchArgs, BenchCommand, CompareFlags, ProbeArgs, ProbeMode};
 pub use groups::{
@@ -12,6 +13,7 @@ pub use groups::{
 };
 pub use size::parse_size;
 pub use speculate::{Guesser, SpeculateArgs, parse_guesser};
+pub use watch::WatchArgs;
 
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -82,6 +84,9 @@ pub struct GenerateArgs {
     /// What runs it.
     #[command(flatten)]
     pub run: RunArgs,
+    /// What is told of it meanwhile.
+    #[command(flatten)]
+    pub watch: WatchArgs,
     /// Writes one JSON document with text, token ids and metrics instead of the text.
     #[arg(long)]
     pub json: bool,
@@ -102,6 +107,9 @@ pub struct ChatArgs {
     /// What runs it.
     #[command(flatten)]
     pub run: RunArgs,
+    /// What is told of it meanwhile.
+    #[command(flatten)]
+    pub watch: WatchArgs,
 }
 
 /// `perplexity`.
@@ -122,6 +130,9 @@ pub struct PerplexityArgs {
     /// What runs it.
     #[command(flatten)]
     pub run: RunArgs,
+    /// What is told of it meanwhile.
+    #[command(flatten)]
+    pub watch: WatchArgs,
     /// Writes one JSON document with every token's log-probability.
     #[arg(long)]
     pub json: bool,

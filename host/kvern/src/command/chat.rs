@@ -5,6 +5,7 @@ use crate::cli::ChatArgs;
 use crate::fail::{Failure, Outcome};
 use crate::runtime::{Ask, Prepared, Room, Runtime};
 use crate::settings::Settings;
+use crate::watching::Watching;
 use crate::{interrupt, out};
 use kvern_contract::SessionId;
 use kvern_engine::Finish;
@@ -24,8 +25,9 @@ struct Conversation {
 /// Runs the command.
 pub fn run(args: &ChatArgs) -> Outcome<()> {
     interrupt::catch()?;
+    let watching = Watching::begin(&args.watch)?;
     let settings = Settings::of(&args.run)?.speculating(&args.speculate, &args.run.plugins)?;
-    let prepared = Prepared::new(settings)?;
+    let prepared = Prepared::new(settings)?.watched(watching);
     let templated = prepared.text()?.has_template();
     if args.system.is_some() && !templated {
         return Err(Failure::usage(format!(

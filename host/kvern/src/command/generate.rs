@@ -5,6 +5,7 @@ use crate::cli::GenerateArgs;
 use crate::fail::{Failure, Outcome};
 use crate::runtime::{Answer, Ask, Prepared, Room};
 use crate::settings::Settings;
+use crate::watching::Watching;
 use crate::{interrupt, out};
 use kvern_engine::Finish;
 use kvern_model::{Message, Text};
@@ -25,8 +26,9 @@ pub fn run(args: &GenerateArgs) -> Outcome<()> {
     }
     let prompt = prompt::read(&args.prompt)?;
     interrupt::catch()?;
+    let watching = Watching::begin(&args.watch)?;
     let settings = Settings::of(&args.run)?.speculating(&args.speculate, &args.run.plugins)?;
-    let prepared = Prepared::new(settings)?;
+    let prepared = Prepared::new(settings)?.watched(watching);
     let (ids, took) = encode(prepared.text()?, &prompt, args.chat)?;
     prepared.check_fits(ids.len() as u64 + 1, "the prompt, with room for an answer,")?;
     let generation = prepared.model.generation().clone();

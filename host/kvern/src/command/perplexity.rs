@@ -6,6 +6,7 @@ use crate::cli::PerplexityArgs;
 use crate::fail::{Failure, Outcome, While};
 use crate::runtime::{Prepared, Room};
 use crate::settings::Settings;
+use crate::watching::Watching;
 use crate::{interrupt, out};
 use kvern_contract::{Error, ErrorKind};
 use kvern_report::NullReasons;
@@ -37,7 +38,8 @@ pub fn log_probability(logits: &[f32], id: u32) -> Option<f64> {
 /// Runs the command.
 pub fn run(args: &PerplexityArgs) -> Outcome<()> {
     interrupt::catch()?;
-    let prepared = Prepared::new(Settings::of(&args.run)?)?;
+    let watching = Watching::begin(&args.watch)?;
+    let prepared = Prepared::new(Settings::of(&args.run)?)?.watched(watching);
     let ids = read_ids(args, &prepared)?;
     prepared.check_fits(ids.len() as u64, "the text")?;
     let vocabulary = prepared.model.config().vocab_size;

@@ -7,6 +7,7 @@ use crate::fail::{Failure, Outcome, While, one_line};
 use crate::metrics::{finish_word, ms};
 use crate::runtime::{Prepared, Room};
 use crate::settings::Settings;
+use crate::watching::Watching;
 use crate::{interrupt, log, out};
 use kvern_engine::Request;
 use kvern_model::{GenerationConfig, Message};
@@ -59,8 +60,9 @@ struct Answer<'a> {
 pub fn run(args: &GenerateArgs, file: &Path) -> Outcome<()> {
     let bytes = read(file)?;
     interrupt::catch()?;
+    let watching = Watching::begin(&args.watch)?;
     let settings = Settings::of(&args.run)?.speculating(&args.speculate, &args.run.plugins)?;
-    let prepared = Prepared::new(settings)?;
+    let prepared = Prepared::new(settings)?.watched(watching);
     let generation = prepared.model.generation().clone();
     let mut failed = 0;
     let mut asked = Vec::new();
