@@ -46,7 +46,7 @@ impl Outline {
         let context_tokens = spec.context_tokens.unwrap_or(u64::MAX).min(plan.context_tokens);
         let budget = Budget::new(spec.memory_budget);
         let events = Recorder::new(Arc::clone(&spec.log), spec.watch.clone());
-        let files = Files::open(&spec.model, plan, spec.storage.as_ref(), spec.direct)?;
+        let files = Files::open(&spec.model, plan, spec.storage.as_ref(), spec.reading)?;
         let mut opening = opening(spec, family.as_ref(), context_tokens, &budget, &events)?;
         let need = opening.frugality();
         let asked = opening.chunk_tokens;

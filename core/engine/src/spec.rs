@@ -6,7 +6,7 @@ use kvern_contract::{
     KvPolicy, KvStrategy, OffloadPolicy, Options,
 };
 use kvern_model::{Model, Sampler};
-use kvern_storage::{Counters, Storage};
+use kvern_storage::{Counters, OpenHow, Storage};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,8 +52,9 @@ pub struct EngineSpec {
     pub offload_cpu_layers: Option<u32>,
     /// Sessions that are in memory at once, at least 1: KV and step tables are made for as many.
     pub sessions: u32,
-    /// Whether weights are read round the page cache, where the file system does that.
-    pub direct: bool,
+    /// How weights are read: `Read` through the page cache, `Passing` where it cannot hold them,
+    /// `Direct` round it.
+    pub reading: OpenHow,
     /// What was measured of this machine, for the plan; nothing is guessed.
     pub rates: Rates,
     /// Most rows of a feed-forward block at once, at least 1; `None`: [`DENSE_CHUNK_ROWS`], and

@@ -12,7 +12,7 @@ use crate::settings::Settings;
 use kvern_contract::{ComputeDtype, Options};
 use kvern_engine::{EngineSpec, ProductShape};
 use kvern_model::{Model, WeightFile};
-use kvern_storage::{PathChoice, ServiceSpec};
+use kvern_storage::{OpenHow, PathChoice, ServiceSpec};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ impl Blueprint {
             ceilings.as_ref(),
             &Wanted {
                 file: largest(&files),
-                how: if reading.direct { How::Direct } else { How::Cached },
+                how: if reading.how == OpenHow::Direct { How::Direct } else { How::Cached },
                 threads: reads::path(settings) == PathChoice::Pool,
                 limit: settings.drive_rate,
                 device: device_key(settings, &device.origin, &device.options),
@@ -90,7 +90,7 @@ impl Blueprint {
             context_tokens: room.tokens,
             offload_cpu_layers: settings.offload_cpu_layers,
             sessions: room.sessions,
-            direct: reading.direct,
+            reading: reading.how,
             rates: known.rates(room.sessions),
             dense_chunk_rows: settings.dense_chunk_rows,
             load_deadline: settings.plugin_deadline,

@@ -2,6 +2,7 @@
 
 use crate::cli::ReadPath;
 use crate::out::size;
+use kvern_storage::OpenHow;
 
 /// What the choice depends on, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,8 +19,8 @@ pub struct Sizes {
 /// How weights are read, and why.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Reading {
-    /// Round the page cache.
-    pub direct: bool,
+    /// Round the page cache, through it, or through it without staying.
+    pub how: OpenHow,
     /// Why, in a line.
     pub reason: String,
 }
@@ -27,23 +28,24 @@ pub struct Reading {
 impl Reading {
     /// `direct` or `buffered`.
     pub fn word(&self) -> &'static str {
-        if self.direct { "direct" } else { "buffered" }
+        if self.how == OpenHow::Direct { "direct" } else { "buffered" }
     }
 
     /// Chooses. Reads go through the page cache when it can hold all files beside what this process
     /// takes: then only the first sweep waits for the drive.
     pub fn choose(asked: ReadPath, sizes: &Sizes) -> Reading {
-        let reading = |direct, reason: String| Reading { direct, reason };
+        let reading = |how, reason: String| Reading { how, reason };
         if sizes.files == 0 {
-            return reading(false, "the weights are part of this program".into());
+            return reading(OpenHow::Read, "the weights are part of this program".into());
         }
-        match asked {
-            ReadPath::Direct => return reading(true, "asked for".into()),
-            ReadPath::Buffered => return reading(false, "asked for".into()),
-            ReadPath::Auto => (),
+        if asked == ReadPath::Direct {
+            return reading(OpenHow::Direct, "asked for".into());
         }
         let Some(free) = sizes.free else {
-            return reading(true, "free memory cannot be measured".into());
+            return match asked {
+                ReadPath::Buffered => reading(OpenHow::Read, "asked for".into()),
+                _ => reading(OpenHow::Direct, "free memory cannot be measured".into()),
+            };
         };
         // Without a budget all weights come into memory once.
         let taken = sizes.budget.map_or(sizes.files, |budget| budget.min(sizes.files));
@@ -56,8 +58,17 @@ impl Reading {
             size(free),
             size(taken)
         );
-        let verdict = if fits { "the page cache can hold" } else { "the page cache cannot hold" };
-        reading(!fits, format!("{verdict} the {facts}"))
+        match (asked, fits) {
+            (ReadPath::Buffered, true) => reading(OpenHow::Read, "asked for".into()),
+            (ReadPath::Buffered, false) => reading(
+                OpenHow::Passing,
+                format!("asked for, and nothing stays: the page cache cannot hold the {facts}"),
+            ),
+            (_, true) => reading(OpenHow::Read, format!("the page cache can hold the {facts}")),
+            (_, false) => {
+                reading(OpenHow::Direct, format!("the page cache cannot hold the {facts}"))
+            }
+        }
     }
 }
 
@@ -73,8 +84,8 @@ mod tests {
 
     #[test]
     fn files_that_the_page_cache_can_hold_beside_the_budget_are_read_through_it() {
-        assert!(!choose(6 * GIB, Some(2 * GIB), Some(8 * GIB)).direct, "to the byte");
-        assert!(choose(6 * GIB, Some(2 * GIB), Some(8 * GIB - 1)).direct);
+        assert_eq!(choose(6 * GIB, Some(2 * GIB), Some(8 * GIB)).how, OpenHow::Read, "to the byte");
+        assert_eq!(choose(6 * GIB, Some(2 * GIB), Some(8 * GIB - 1)).how, OpenHow::Direct);
         let told = choose(6 * GIB, Some(2 * GIB), Some(7 * GIB));
         assert_eq!(told.word(), "direct");
         assert!(told.reason.contains("6.0 GiB, and 5.0 GiB of 7.0 GiB"), "{}", told.reason);
@@ -82,18 +93,26 @@ mod tests {
 
     #[test]
     fn a_run_takes_no_more_than_the_weights_whatever_its_budget() {
-        assert!(!choose(3 * GIB, Some(u64::MAX), Some(6 * GIB)).direct);
-        assert!(!choose(3 * GIB, None, Some(6 * GIB)).direct);
-        assert!(choose(3 * GIB, None, Some(5 * GIB)).direct);
+        assert_eq!(choose(3 * GIB, Some(u64::MAX), Some(6 * GIB)).how, OpenHow::Read);
+        assert_eq!(choose(3 * GIB, None, Some(6 * GIB)).how, OpenHow::Read);
+        assert_eq!(choose(3 * GIB, None, Some(5 * GIB)).how, OpenHow::Direct);
     }
 
     #[test]
     fn what_was_asked_for_is_done_and_what_nobody_measured_is_not_assumed() {
         let sizes = Sizes { files: 1, budget: None, free: Some(GIB) };
-        assert!(Reading::choose(ReadPath::Direct, &sizes).direct);
+        assert_eq!(Reading::choose(ReadPath::Direct, &sizes).how, OpenHow::Direct);
         let sizes = Sizes { files: 9 * GIB, budget: None, free: Some(GIB) };
-        assert!(!Reading::choose(ReadPath::Buffered, &sizes).direct);
-        assert!(choose(1, None, None).direct);
-        assert!(!choose(0, None, None).direct, "weights in the program are not read from files");
+        let kept = Reading::choose(ReadPath::Buffered, &sizes);
+        assert_eq!((kept.how, kept.word()), (OpenHow::Passing, "buffered"));
+        assert!(kept.reason.contains("cannot hold"), "{}", kept.reason);
+        let sizes = Sizes { free: Some(99 * GIB), ..sizes };
+        assert_eq!(Reading::choose(ReadPath::Buffered, &sizes).how, OpenHow::Read);
+        assert_eq!(choose(1, None, None).how, OpenHow::Direct);
+        assert_eq!(
+            choose(0, None, None).how,
+            OpenHow::Read,
+            "weights in the program are not read from files"
+        );
     }
 }

@@ -29,7 +29,7 @@ use kvern_contract::{
 };
 use kvern_device_cpu::CpuDevice;
 use kvern_model::{Model, Sampler, Sampling};
-use kvern_storage::{Service, Storage};
+use kvern_storage::{OpenHow, Service, Storage};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,7 +53,7 @@ pub(super) struct Setup {
     pub offload: Box<dyn OffloadPolicy>,
     pub storage: Arc<dyn Storage>,
     pub device: Box<dyn DeviceBackend>,
-    pub direct: bool,
+    pub reading: OpenHow,
     pub rates: Rates,
     pub deadline: Duration,
     pub watch: Watch,
@@ -76,7 +76,7 @@ impl Default for Setup {
             offload: Box::new(Policy::everything()),
             storage: Service::pool(2),
             device: Box::new(CpuDevice::default()),
-            direct: false,
+            reading: OpenHow::Read,
             rates: Rates::default(),
             deadline: Duration::from_secs(20),
             watch: Watch::default(),
@@ -112,7 +112,7 @@ impl Setup {
             context_tokens: self.context,
             offload_cpu_layers: self.layers,
             sessions: self.sessions,
-            direct: self.direct,
+            reading: self.reading,
             rates: self.rates,
             dense_chunk_rows: self.mlp_rows,
             load_deadline: self.deadline,

@@ -34,15 +34,14 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// Opens a model's files, to be read round the page cache where `direct` says so and the file
-    /// system does it. *Errors* of the storage; NotFound for a tensor that is not there.
+    /// Opens a model's files, to be read as `how` says. *Errors* of the storage; NotFound for a
+    /// tensor that is not there.
     pub(crate) fn open(
         model: &Model,
         plan: &Plan,
         storage: &dyn Storage,
-        direct: bool,
+        how: OpenHow,
     ) -> Result<Self> {
-        let how = if direct { OpenHow::Direct } else { OpenHow::Read };
         let mut ids = Vec::new();
         for file in &model.tensors().files {
             ids.push(match file {
