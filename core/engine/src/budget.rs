@@ -150,7 +150,10 @@ pub(crate) fn divide(
         (Some(kv), _) => kv,
         (None, None) => need.bytes(need.unlimited()),
         (None, Some(rest)) if full_kv.saturating_add(fixed.weights) <= rest => full_kv,
-        (None, Some(rest)) => least_kv.max(full_kv.min(rest / 4)),
+        // Never what the largest unit needs to be read into.
+        (None, Some(rest)) => {
+            least_kv.max(full_kv.min(rest / 4).min(rest.saturating_sub(fixed.largest_unit)))
+        }
     };
     let frames = (kv / need.frame_bytes).min(need.unlimited());
     let (kept, ring) = need.split(frames);

@@ -1,6 +1,6 @@
 //! A plan says what a load does.
 
-use super::doubles::Policy;
+use super::doubles::{Keep, Policy};
 use super::{Setup, bits, prose};
 use crate::{Engine, PlanFacts, Rates, UnitTier};
 use kvern_contract::Result;
@@ -61,6 +61,13 @@ fn one_byte_less_than_the_least_is_refused_with_the_least_and_the_least_works() 
     let mut engine = small(Some(least)).load().expect("the least works");
     bits(&mut engine, &prose(100)).expect("it scores");
     assert!(engine.facts().budget_peak <= least);
+    // With a store KV could take more than the least: not what weights are read into.
+    let stored =
+        |budget| Setup { kv: Box::new(Keep::store()), context: Some(1000), ..small(budget) };
+    let least = plan(stored(None)).expect("a plan").least_budget;
+    for more in [0, 1, 1000, 50_000, 200_000] {
+        stored(Some(least + more)).load().unwrap_or_else(|error| panic!("{more} more: {error}"));
+    }
 }
 
 #[test]
