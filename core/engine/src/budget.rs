@@ -28,6 +28,9 @@ pub(crate) struct Division {
 pub(crate) struct Fixed {
     /// Most rows of a step.
     rows: u32,
+    /// Bytes of a memory budget that the kernel has for files on their way, where they pass through
+    /// its page cache.
+    passing: u64,
     /// Those of a feed-forward chunk apart: they are `dense_row` for each of its rows.
     activations: u64,
     dense_row: u64,
@@ -61,6 +64,10 @@ pub(crate) fn table_bytes(
     })
 }
 
+/// Reads that are under way and as much again: with less a group of processes that is at its limit
+/// looks for a page to drop before every page that it reads.
+const PASSING: u64 = 64 << 20;
+
 /// What a model takes whatever is chosen.
 pub(crate) fn fixed(
     family: &dyn Family,
@@ -77,6 +84,7 @@ pub(crate) fn fixed(
     let layers = plan.units.iter().zip(bytes()).filter(|(u, _)| u.layer.is_some());
     Fixed {
         rows,
+        passing: if files.passing { PASSING } else { 0 },
         activations: scratch::bytes_of(plan, scratch::Size { rows, dense: 0, sessions }),
         dense_row: scratch::dense_row_bytes(plan),
         tables: table_bytes(family, rows, sessions, context_tokens),
@@ -157,7 +165,11 @@ pub(crate) fn divide(
     };
     let frames = (kv / need.frame_bytes).min(need.unlimited());
     let (kept, ring) = need.split(frames);
-    let weights = rest.map(|rest| rest.saturating_sub(need.bytes(kept + ring)));
+    let weights = rest.map(|rest| {
+        let room = rest.saturating_sub(need.bytes(kept + ring));
+        // Never what the largest unit needs to be read into.
+        room - fixed.passing.min(room.saturating_sub(fixed.largest_unit) / 4)
+    });
     Ok(Division { kept, ring, chunk: need.chunk(chunk, kept), mlp, weights })
 }
 

@@ -37,6 +37,9 @@ pub(crate) struct Gate {
 /// systems ask for.
 pub(crate) const DIRECT_ALIGN: u64 = 4096;
 
+/// Bytes of the kernel's smallest page.
+const PAGE_BYTES: u64 = 4096;
+
 /// By which descriptor bytes come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Way {
@@ -170,13 +173,15 @@ impl OpenFile {
         }
     }
 
-    /// A read has ended: its pages give way, where they only pass. Those at its ends go with their
-    /// other halves.
+    /// A read has ended: its pages give way, where they only pass, those that it shares with its
+    /// neighbours too: left to each other, such pages would stay.
     pub(crate) fn passed(&self, way: Way, offset: u64, bytes: usize) {
         if let (true, Way::Cached, Body::Disk(file)) = (self.passing, way, &self.body) {
-            let bytes = std::num::NonZeroU64::new(bytes as u64);
+            let start = offset / PAGE_BYTES * PAGE_BYTES;
+            let end = (offset + bytes as u64).next_multiple_of(PAGE_BYTES);
             // Advice: refused, the pages stay until the kernel needs them.
-            let _ = bytes.map(|bytes| fadvise(file, offset, Some(bytes), Advice::DontNeed));
+            let bytes = std::num::NonZeroU64::new(end - start);
+            let _ = fadvise(file, start, bytes, Advice::DontNeed);
         }
     }
 

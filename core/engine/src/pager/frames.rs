@@ -85,6 +85,10 @@ impl Frames {
     pub(crate) fn ring_misses(&self) -> usize {
         self.ring_total - self.ring.len().min(self.ring_total)
     }
+    /// Whether every page of every session has a frame to stay in.
+    pub(crate) fn all_stay(&self) -> bool {
+        self.ring_total == 0
+    }
     /// Frames of the ring, fewer than asked when others are out.
     pub(crate) fn take_ring(&mut self, count: usize) -> Vec<Frame> {
         let at = self.ring.len().saturating_sub(count);

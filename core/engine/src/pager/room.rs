@@ -33,7 +33,7 @@ impl Pager {
     /// Most pages that prompts may add to a layer in one step: a store takes what is whole, but
     /// what is not needs its frame. `None`: any number.
     pub(crate) fn pages_of_step(&self) -> Option<u64> {
-        self.home.as_ref()?;
+        self.home.as_ref().filter(|_| !self.frames.all_stay())?;
         let tails = self.kv_layers() * self.sessions.len() as u64;
         Some(u64::from(self.frames.kept()).saturating_sub(tails + 1).max(1))
     }

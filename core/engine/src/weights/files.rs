@@ -31,6 +31,8 @@ pub(crate) struct Files {
     pub direct: bool,
     /// Why one is not, where that was asked for.
     pub refused: Option<String>,
+    /// Bytes pass through a page cache that cannot keep them.
+    pub passing: bool,
 }
 
 impl Files {
@@ -67,6 +69,7 @@ impl Files {
             vectors: plan.vectors.iter().map(find).collect::<Result<_>>()?,
             stored: matrices,
             direct: !facts.is_empty() && facts.iter().all(|f| f.direct),
+            passing: how == OpenHow::Passing || facts.iter().any(|f| f.refused.is_some()),
             refused: facts.into_iter().find_map(|f| f.refused),
         })
     }
