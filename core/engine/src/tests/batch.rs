@@ -143,6 +143,18 @@ fn a_batch_takes_the_sweeps_of_its_longest_and_frees_places_for_those_that_wait(
 }
 
 #[test]
+fn prompts_that_have_frames_to_stay_in_all_join_in_one_step() {
+    let asked: Vec<Asked> =
+        several(6).into_iter().map(|a| Asked { prompt: prose(3), new: 8, ..a }).collect();
+    // A frame for the one page of each session in each of 6 layers, and no more.
+    let mut engine =
+        Setup { context: Some(12), ..store(36, 6, Keep::store()) }.load().expect("it loads");
+    let before = engine.facts().stream.sweeps;
+    run(&mut engine, &asked, 6);
+    assert_eq!(engine.facts().stream.sweeps - before, 8);
+}
+
+#[test]
 fn prompts_ride_along_with_rows_that_decode() {
     let mut asked = several(2);
     (asked[0].prompt, asked[0].new) = (prose(2), 40);
