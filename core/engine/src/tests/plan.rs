@@ -3,7 +3,7 @@
 use super::doubles::{Keep, Policy};
 use super::{Setup, bits, prose};
 use crate::{Engine, PlanFacts, Rates, UnitTier};
-use kvern_contract::Result;
+use kvern_contract::{KvEncoding, Result};
 use kvern_storage::{Service, Storage};
 use std::sync::Arc;
 
@@ -62,8 +62,12 @@ fn one_byte_less_than_the_least_is_refused_with_the_least_and_the_least_works() 
     bits(&mut engine, &prose(100)).expect("it scores");
     assert!(engine.facts().budget_peak <= least);
     // With a store KV could take more than the least: not what weights are read into.
-    let stored =
-        |budget| Setup { kv: Box::new(Keep::store()), context: Some(1000), ..small(budget) };
+    let stored = |budget| Setup {
+        kv: Box::new(Keep::store()),
+        kv_dtype: KvEncoding::Bf16,
+        context: Some(1000),
+        ..small(budget)
+    };
     let least = plan(stored(None)).expect("a plan").least_budget;
     for more in [0, 1, 1000, 50_000, 200_000] {
         stored(Some(least + more)).load().unwrap_or_else(|error| panic!("{more} more: {error}"));
