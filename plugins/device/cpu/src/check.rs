@@ -164,7 +164,7 @@ fn parameters(op: &Op, workers: usize) -> std::result::Result<Need, Refusal> {
             if *epilogue == Clamped {
                 return unsupported("the clamped epilogue");
             }
-            Ok(kernels::linear::need(first.inputs as usize))
+            Ok(kernels::linear::NEED)
         }
         Op::RopeWrite { key_dim, rotary, encoding, .. } => {
             if rotary > key_dim || rotary % 2 != 0 {

@@ -6,7 +6,7 @@
 // each line.
 #![allow(unsafe_op_in_unsafe_fn)]
 
-use super::lanes::{Body, Lanes};
+use super::lanes::{Body, Lanes, Register};
 use std::arch::x86_64::*;
 
 /// Lanes 0 to 7, and 8 to 15.
@@ -21,7 +21,33 @@ unsafe fn spread(mask: u16) -> __m256 {
     _mm256_castsi256_ps(_mm256_cmpeq_epi32(mask, bits))
 }
 
+/// One ymm.
+#[derive(Clone, Copy)]
+pub(crate) struct Ymm(__m256);
+
+impl Register for Ymm {
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        Ymm(_mm256_setzero_ps())
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        Ymm(_mm256_loadu_ps(p))
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        _mm256_storeu_ps(p, self.0);
+    }
+    #[inline(always)]
+    unsafe fn fma(self, b: Self, c: Self) -> Self {
+        Ymm(_mm256_fmadd_ps(self.0, b.0, c.0))
+    }
+}
+
 impl Lanes for Avx2 {
+    type Register = Ymm;
     const ROWS: usize = 3;
     const WIDE: bool = false;
 

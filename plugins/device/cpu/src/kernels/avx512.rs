@@ -6,14 +6,37 @@
 // each line.
 #![allow(unsafe_op_in_unsafe_fn)]
 
-use super::lanes::{Body, LANES, Lanes};
+use super::lanes::{Body, LANES, Lanes, Register};
 use std::arch::x86_64::*;
 
 /// One zmm.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(__m512);
 
+/// A vector is one register.
+impl Register for Avx512 {
+    const LANES: usize = LANES;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        <Self as Lanes>::zero()
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        <Self as Lanes>::load(p)
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        Lanes::store(self, p)
+    }
+    #[inline(always)]
+    unsafe fn fma(self, b: Self, c: Self) -> Self {
+        Lanes::fma(self, b, c)
+    }
+}
+
 impl Lanes for Avx512 {
+    type Register = Avx512;
     const ROWS: usize = 6;
     const WIDE: bool = true;
 

@@ -11,8 +11,22 @@
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 16;
 
+/// As many lanes as one register has: what the innermost loops keep their sums in.
+pub(crate) trait Register: Copy {
+    /// How many; they divide `LANES`.
+    const LANES: usize;
+
+    unsafe fn zero() -> Self;
+    unsafe fn load(p: *const f32) -> Self;
+    unsafe fn store(self, p: *mut f32);
+    /// self * b + c, rounded once.
+    unsafe fn fma(self, b: Self, c: Self) -> Self;
+}
+
 /// A vector of sixteen f32.
 pub(crate) trait Lanes: Copy {
+    /// What a vector is made of.
+    type Register: Register;
     /// Rows of the largest register tile: rows by four outputs of accumulators, and what they
     /// multiply, fit in the registers.
     const ROWS: usize;

@@ -1,276 +1,195 @@
 //! Products of rows with weights, and what follows them.
 //!
-//! Few rows: weights are read once, widened in registers. Many rows: a panel of outputs is widened
-//! once into scratch that stays in the second-level cache, and every tile of rows runs over it.
-//! Both give the same bits.
+//! Few rows: weights are read once, widened in registers. Many rows: `panel`. Both give the same
+//! bits.
 #![allow(unsafe_code)]
 // Kernels: every body is pointer arithmetic under the promise that its function states.
 #![allow(unsafe_op_in_unsafe_fn)]
 
 use super::lanes::{Body, LANES, Lanes};
+use super::panel::{self, Four, HEIGHT, OUTPUTS, Rows};
 use super::{math, product};
 use crate::exec::Worker;
-use crate::task::{Dtype, Linear, Need, Part};
+use crate::task::{Linear, Need, Part};
 use kvern_contract::Epilogue;
 
 /// Up to so many rows, widening in registers costs less than a panel.
 const DIRECT_ROWS: usize = 8;
-/// Outputs of a register tile.
-const TILE: usize = 4;
-/// Inputs from which on a panel takes more of the cache.
-const LONG: usize = 8192;
-/// Rows below which a panel is not split: widening it anew must stay cheap.
-const SPLIT_ROWS: usize = 96;
-/// Most rows of a register tile, over all instruction sets.
-const ROWS_MAX: usize = 6;
+/// Most groups that a worker takes at once: rows stay in its cache meanwhile.
+const CHUNK: usize = 16;
+/// Floats of the sums of a group, for the rows of a block.
+const SUMS: usize = HEIGHT * OUTPUTS;
 
-/// Floats of all panels of a worker: 272 KiB, for powers of two with their pitch, or twice as
-/// many, where that would be a few outputs.
-fn panel(inputs: usize) -> usize {
-    if inputs < LONG { 68 * 1024 } else { 136 * 1024 }
+/// Scratch of a product: a panel's, and the sums of both sides of a gated pair.
+pub(crate) const NEED: Need = Need { own: panel::NEED + 2 * SUMS, shared: 0 };
+
+/// Groups of four outputs.
+fn groups(part: &Part) -> usize {
+    part.outputs.div_ceil(OUTPUTS)
 }
 
-/// Floats from one output of a panel to the next.
-fn pitch(inputs: usize) -> usize {
-    inputs.next_multiple_of(LANES) + LANES
-}
-
-/// Groups of four outputs in a panel of one weight, of which there are `sides`.
-fn panel_groups(inputs: usize, sides: usize) -> usize {
-    (panel(inputs) / (pitch(inputs) * sides * TILE)).clamp(1, 16)
-}
-
-/// Scratch for products of this many inputs.
-pub(crate) fn need(inputs: usize) -> Need {
-    Need { own: panel(inputs).max(pitch(inputs).saturating_mul(2 * TILE)), shared: 0 }
-}
-
-/// Outputs in a form that tiles read: the weight itself, or a widened panel of it.
-#[derive(Clone, Copy)]
-struct Source {
-    data: *const u8,
-    dtype: Dtype,
-    stride: usize, // bytes
-    /// In f32, in a cache.
-    panel: bool,
-}
-
-/// Rows and groups that a tile loop covers; groups are those of the part.
-struct Block {
-    rows: (usize, usize),
-    groups: (usize, usize),
-}
-
-/// A worker's part of a product. The caller has a checked task and scratch of `need`.
+/// A worker's part of a product. The caller has a checked task and scratch of `NEED`.
 #[inline(always)]
 pub(crate) unsafe fn linear<V: Lanes>(task: &Linear, worker: &Worker<'_>) {
     if task.rows == 0 {
         return;
     }
-    let many = task.rows > DIRECT_ROWS;
-    let sides = if task.gated() { 2 } else { 1 };
     let outs = task.outs();
-    let groups = |part: &Part| part.outputs.div_ceil(TILE);
     let all: usize = outs.iter().map(groups).sum();
-    let chunk = match many {
-        true => panel_groups(task.inputs, sides).min(worker.share(all, 4)),
-        false => worker.share(all, 6),
-    };
+    let chunk = worker.share(all, 6).min(CHUNK);
     let chunks: usize = outs.iter().map(|part| groups(part).div_ceil(chunk)).sum();
-    // Few outputs and many rows: split the rows too, so that the workers end together.
-    let splits = if many { (16 * worker.workers).div_ceil(chunks.max(1)) } else { 1 };
-    let height = task.rows.div_ceil(splits).max(SPLIT_ROWS).next_multiple_of(LANES * 3);
-    let splits = task.rows.div_ceil(height);
-    while let Some(range) = worker.next(chunks * splits, 1) {
-        let (mut unit, split) = (range.start / splits, range.start % splits);
+    // Blocks of rows of about one height.
+    let height = task.rows.div_ceil(task.rows.div_ceil(HEIGHT)).next_multiple_of(V::ROWS);
+    let height = height.min(HEIGHT);
+    let blocks = task.rows.div_ceil(height);
+    while let Some(range) = worker.next(chunks * blocks, 1) {
+        let (mut unit, block) = (range.start / blocks, range.start % blocks);
         let mut index = 0;
         while unit >= groups(&outs[index]).div_ceil(chunk) {
             unit -= groups(&outs[index]).div_ceil(chunk);
             index += 1;
         }
-        let from = unit * chunk;
-        let block = Block {
-            rows: (split * height, task.rows.min((split + 1) * height)),
-            groups: (from, groups(&outs[index]).min(from + chunk)),
-        };
-        let mut sources = [stored(&task.parts[index], task.inputs); 2];
-        if sides == 2 {
-            sources[1] = stored(&task.parts[1], task.inputs);
+        let rows = (block * height, task.rows.min((block + 1) * height));
+        let end = groups(&outs[index]).min((unit + 1) * chunk);
+        for group in unit * chunk..end {
+            let place = Place { index, group, next: group + 1 < end, rows };
+            place.product::<V>(task, worker.own);
         }
-        if many {
-            let side = panel_groups(task.inputs, sides) * TILE * pitch(task.inputs);
-            for (s, source) in sources.iter_mut().take(sides).enumerate() {
-                *source = widened::<V>(task, index, *source, &block, worker.own.add(s * side));
-            }
-        }
-        tiles::<V>(task, index, &sources, &block);
     }
 }
 
-/// A weight as it lies.
-fn stored(part: &Part, inputs: usize) -> Source {
-    let stride = inputs * product::width(part.dtype);
-    Source { data: part.weight, dtype: part.dtype, stride, panel: false }
-}
-
-/// A block's outputs in f32, seen as if the whole weight lay there.
-#[inline(always)]
-unsafe fn widened<V: Lanes>(
-    task: &Linear,
+/// A group of a part's outputs, for a block of rows.
+struct Place {
     index: usize,
-    source: Source,
-    block: &Block,
-    panel: *mut f32,
-) -> Source {
-    if matches!(source.dtype, Dtype::F32) {
-        // As it lies it serves as well.
-        return Source { panel: true, ..source };
-    }
-    let (first, pitch) = (block.groups.0 * TILE, pitch(task.inputs));
-    let end = task.parts[index].outputs.min(block.groups.1 * TILE);
-    for output in first..end {
-        let from = source.data.add(output * source.stride);
-        product::widen::<V>(source.dtype, from, panel.add((output - first) * pitch), task.inputs);
-    }
-    let stride = pitch * 4;
-    let data = panel.cast::<u8>().cast_const().wrapping_sub(first * stride);
-    Source { data, dtype: Dtype::F32, stride, panel: true }
-}
-
-/// All tiles of a block. A panel stays while rows pass by; a stream is read once, so its rows wait.
-#[inline(always)]
-unsafe fn tiles<V: Lanes>(task: &Linear, index: usize, sources: &[Source; 2], block: &Block) {
-    let ((top, bottom), (left, right)) = (block.rows, block.groups);
-    if sources[0].panel {
-        for row in (top..bottom).step_by(V::ROWS) {
-            for group in left..right {
-                rows::<V>(task, index, sources, (row, bottom), group);
-            }
-        }
-    } else {
-        for group in left..right {
-            for row in (top..bottom).step_by(V::ROWS) {
-                rows::<V>(task, index, sources, (row, bottom), group);
-            }
-        }
-    }
-}
-
-/// The tile of a group that starts at a row and ends before another.
-#[inline(always)]
-unsafe fn rows<V: Lanes>(
-    task: &Linear,
-    index: usize,
-    sources: &[Source; 2],
-    (row, bottom): (usize, usize),
     group: usize,
-) {
-    match V::ROWS.min(bottom - row) {
-        1 => tile::<V, 1>(task, index, sources, row, group),
-        2 if V::ROWS > 1 => tile::<V, 2>(task, index, sources, row, group),
-        3 if V::ROWS > 2 => tile::<V, 3>(task, index, sources, row, group),
-        4 if V::ROWS > 3 => tile::<V, 4>(task, index, sources, row, group),
-        5 if V::ROWS > 4 => tile::<V, 5>(task, index, sources, row, group),
-        _ if V::ROWS > 5 => tile::<V, 6>(task, index, sources, row, group),
-        _ => {}
+    /// The same worker goes on with the next group.
+    next: bool,
+    rows: (usize, usize),
+}
+
+impl Place {
+    #[inline(always)]
+    unsafe fn product<V: Lanes>(&self, task: &Linear, scratch: *mut f32) {
+        let (top, bottom) = self.rows;
+        let rows =
+            Rows { x: task.x.add(top * task.inputs), inputs: task.inputs, count: bottom - top };
+        let sums = [scratch.add(panel::NEED), scratch.add(panel::NEED + SUMS)];
+        let sides = if task.gated() { 2 } else { 1 };
+        for side in 0..sides {
+            let part = self.part(task, side);
+            let weights = four(part, self.group, task.inputs);
+            if task.rows > DIRECT_ROWS {
+                let after = match (side + 1 < sides, self.next) {
+                    (true, _) => Some(four(self.part(task, side + 1), self.group, task.inputs)),
+                    (false, true) => Some(four(self.part(task, 0), self.group + 1, task.inputs)),
+                    (false, false) => None,
+                };
+                panel::sums::<V>(weights, rows, after, scratch, sums[side]);
+            } else {
+                streamed::<V>(weights, rows, sums[side]);
+            }
+            if !part.bias.is_null() {
+                for o in 0..OUTPUTS {
+                    let bias = part.bias.add(output(part, self.group, o)).read_unaligned();
+                    for row in 0..rows.count {
+                        *sums[side].add(row * OUTPUTS + o) += bias;
+                    }
+                }
+            }
+        }
+        if !matches!(task.epilogue, Epilogue::None | Epilogue::Add) {
+            let values = rows.count * OUTPUTS;
+            V::call(Activate { epilogue: task.epilogue, a: sums[0], b: sums[1], values });
+        }
+        self.store(task, sums[0]);
+    }
+
+    /// The part of a side.
+    #[inline(always)]
+    fn part<'a>(&self, task: &'a Linear, side: usize) -> &'a Part {
+        &task.parts[if side == 0 { self.index } else { 1 }]
+    }
+
+    #[inline(always)]
+    unsafe fn store(&self, task: &Linear, sums: *const f32) {
+        let part = &task.parts[self.index];
+        let stored = OUTPUTS.min(part.outputs - self.group * OUTPUTS);
+        for row in self.rows.0..self.rows.1 {
+            let from = sums.add((row - self.rows.0) * OUTPUTS);
+            let to = part.out.add(row * part.outputs + self.group * OUTPUTS);
+            for o in 0..stored {
+                let mut value = *from.add(o);
+                if task.epilogue == Epilogue::Add {
+                    value += to.add(o).read_unaligned();
+                }
+                to.add(o).write_unaligned(value);
+            }
+        }
+    }
+}
+
+/// An output of a group; beyond the last it is the last again, and not stored.
+#[inline(always)]
+fn output(part: &Part, group: usize, o: usize) -> usize {
+    (group * OUTPUTS + o).min(part.outputs - 1)
+}
+
+/// A group's weights as they lie.
+#[inline(always)]
+fn four(part: &Part, group: usize, inputs: usize) -> Four {
+    let stride = inputs * product::width(part.dtype);
+    let at = [0, 1, 2, 3].map(|o| part.weight.wrapping_add(output(part, group, o) * stride));
+    Four { at, dtype: part.dtype }
+}
+
+/// The sums of few rows.
+#[inline(always)]
+unsafe fn streamed<V: Lanes>(weights: Four, rows: Rows, out: *mut f32) {
+    for row in (0..rows.count).step_by(V::ROWS) {
+        let (x, out) = (rows.x.add(row * rows.inputs), out.add(row * OUTPUTS));
+        match V::ROWS.min(rows.count - row) {
+            1 => tile::<V, 1>(weights, x, rows.inputs, out),
+            2 if V::ROWS > 1 => tile::<V, 2>(weights, x, rows.inputs, out),
+            3 if V::ROWS > 2 => tile::<V, 3>(weights, x, rows.inputs, out),
+            4 if V::ROWS > 3 => tile::<V, 4>(weights, x, rows.inputs, out),
+            5 if V::ROWS > 4 => tile::<V, 5>(weights, x, rows.inputs, out),
+            _ if V::ROWS > 5 => tile::<V, 6>(weights, x, rows.inputs, out),
+            _ => {}
+        }
     }
 }
 
 #[inline(always)]
 unsafe fn tile<V: Lanes, const R: usize>(
-    task: &Linear,
-    index: usize,
-    sources: &[Source; 2],
-    row: usize,
-    group: usize,
+    weights: Four,
+    first: *const f32,
+    inputs: usize,
+    out: *mut f32,
 ) {
-    let outputs = task.parts[index].outputs;
-    let mut x = [task.x; R];
+    let mut x = [first; R];
     for (r, x) in x.iter_mut().enumerate() {
-        *x = task.x.add((row + r) * task.inputs);
+        *x = first.add(r * inputs);
     }
-    // Outputs beyond the last are the last again, and not stored.
-    let output = |o: usize| (group * TILE + o).min(outputs - 1);
-    let mut sums = [[[0f32; 4]; R]; 2];
-    for side in 0..if task.gated() { 2 } else { 1 } {
-        let source = &sources[side];
-        let mut w = [source.data; TILE];
-        for (o, w) in w.iter_mut().enumerate() {
-            *w = source.data.wrapping_add(output(o) * source.stride);
-        }
-        let mut sum = match source.panel {
-            true => product::tiled::<V, R>(x, w, task.inputs),
-            false => product::streamed::<V, R>(source.dtype, x, w, task.inputs),
-        };
-        let bias = if side == 0 { task.parts[index].bias } else { task.parts[1].bias };
-        if !bias.is_null() {
-            for o in 0..TILE {
-                let b = bias.add(output(o)).read_unaligned();
-                for sum in &mut sum {
-                    sum[o] += b;
-                }
-            }
-        }
-        sums[side] = sum;
-    }
-    let [mut sum, second] = sums;
-    if !matches!(task.epilogue, Epilogue::None | Epilogue::Add) {
-        activate::<V, R>(task.epilogue, &mut sum, &second);
-    }
-    let stored = TILE.min(outputs - group * TILE);
-    for (r, sum) in sum.iter().enumerate() {
-        let out = task.parts[index].out.add((row + r) * outputs + group * TILE);
-        for (o, value) in sum.iter().enumerate().take(stored) {
-            let to = out.add(o);
-            let before =
-                if task.epilogue == Epilogue::Add { Some(to.read_unaligned()) } else { None };
-            to.write_unaligned(before.map_or(*value, |before| before + value));
-        }
-    }
+    let sums = product::streamed::<V, R>(weights.dtype, x, weights.at, inputs);
+    out.cast::<[[f32; OUTPUTS]; R]>().write_unaligned(sums);
 }
 
-/// Applies the epilogue to a tile, through memory: lanes are sixteen wide, a row of the tile is
-/// four.
-#[inline(always)]
-unsafe fn activate<V: Lanes, const R: usize>(
-    epilogue: Epilogue,
-    sum: &mut [[f32; 4]; R],
-    second: &[[f32; 4]; R],
-) {
-    let mut flat =
-        Activate { epilogue, vectors: (R * TILE).div_ceil(LANES), a: [0.0; FLAT], b: [0.0; FLAT] };
-    for r in 0..R {
-        for o in 0..TILE {
-            flat.a[r * TILE + o] = sum[r][o];
-            flat.b[r * TILE + o] = second[r][o];
-        }
-    }
-    let values = V::call(flat);
-    for r in 0..R {
-        for o in 0..TILE {
-            sum[r][o] = values[r * TILE + o];
-        }
-    }
-}
-
-/// Values of the largest tile, in whole vectors.
-const FLAT: usize = (ROWS_MAX * TILE).next_multiple_of(LANES);
-
-/// The values of a tile, and of the tile beside it where the epilogue is gated.
+/// Applies the epilogue to values in `a`, and where it is gated to those in `b`; both are as long
+/// as whole vectors.
 struct Activate {
     epilogue: Epilogue,
-    vectors: usize,
-    a: [f32; FLAT],
-    b: [f32; FLAT],
+    a: *mut f32,
+    b: *const f32,
+    values: usize,
 }
 
 impl Body for Activate {
-    type Out = [f32; FLAT];
+    type Out = ();
 
     #[inline(always)]
-    unsafe fn run<V: Lanes>(mut self) -> [f32; FLAT] {
-        for at in (0..self.vectors * LANES).step_by(LANES) {
-            let v = V::load(self.a.as_ptr().add(at));
+    unsafe fn run<V: Lanes>(self) {
+        for at in (0..self.values).step_by(LANES) {
+            let v = V::load(self.a.add(at));
             let v = match self.epilogue {
                 Epilogue::Silu | Epilogue::SiluGated => math::silu(v),
                 Epilogue::Gelu => math::gelu(v),
@@ -278,13 +197,10 @@ impl Body for Activate {
                 Epilogue::None | Epilogue::Clamped | Epilogue::Add => v,
             };
             let v = match self.epilogue {
-                Epilogue::SiluGated | Epilogue::GeluTanhGated => {
-                    v.mul(V::load(self.b.as_ptr().add(at)))
-                }
+                Epilogue::SiluGated | Epilogue::GeluTanhGated => v.mul(V::load(self.b.add(at))),
                 _ => v,
             };
-            v.store(self.a.as_mut_ptr().add(at));
+            v.store(self.a.add(at));
         }
-        self.a
     }
 }

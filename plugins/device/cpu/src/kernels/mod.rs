@@ -11,6 +11,7 @@ mod math;
 mod norm;
 mod overlap;
 mod page;
+mod panel;
 mod product;
 mod rope;
 mod rows;
@@ -83,7 +84,7 @@ pub(crate) fn plan(task: &Task, workers: usize) -> Result<Plan, ErrorKind> {
 /// Scratch of a task.
 pub(crate) fn need(task: &Task, workers: usize) -> Need {
     match task {
-        Task::Linear(t) => linear::need(t.inputs),
+        Task::Linear(_) => linear::NEED,
         Task::Attention(t) => {
             attention::need(t.heads, t.kv_heads, t.key_dim, t.value_dim, workers > 1)
         }

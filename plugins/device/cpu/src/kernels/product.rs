@@ -35,17 +35,6 @@ pub(crate) unsafe fn streamed<V: Lanes, const R: usize>(
     }
 }
 
-/// The same sums over outputs in f32 that lie in a cache: four outputs at once, for the fewest
-/// reads a product.
-#[inline(always)]
-pub(crate) unsafe fn tiled<V: Lanes, const R: usize>(
-    x: [*const f32; R],
-    w: [*const u8; 4],
-    k: usize,
-) -> [[f32; 4]; R] {
-    V::call(Tiled { x, w, k })
-}
-
 /// The body of `streamed`, for those that run it within their own.
 pub(crate) struct Streamed<W, const R: usize> {
     pub x: [*const f32; R],
@@ -75,7 +64,8 @@ impl<W: Stored, const R: usize> Body for Streamed<W, R> {
     }
 }
 
-/// The body of `tiled`, likewise.
+/// The same sums over outputs in f32 that lie in a cache: four outputs at once, for the fewest
+/// reads a product. For those that run it within their own.
 pub(crate) struct Tiled<const R: usize> {
     pub x: [*const f32; R],
     pub w: [*const u8; 4],

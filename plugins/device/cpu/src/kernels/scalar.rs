@@ -2,7 +2,7 @@
 //! CPU without them.
 #![allow(unsafe_code)]
 
-use super::lanes::{Body, LANES, Lanes, half_to_f32};
+use super::lanes::{Body, LANES, Lanes, Register, half_to_f32};
 
 /// Sixteen floats.
 #[derive(Clone, Copy)]
@@ -34,7 +34,34 @@ fn larger(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
+/// A vector is one register.
+impl Register for Scalar {
+    const LANES: usize = LANES;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: the caller keeps the promise of the same method of `Lanes`.
+        unsafe { <Self as Lanes>::zero() }
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        // SAFETY: the caller keeps the promise of the same method of `Lanes`.
+        unsafe { <Self as Lanes>::load(p) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        // SAFETY: the caller keeps the promise of the same method of `Lanes`.
+        unsafe { Lanes::store(self, p) }
+    }
+    #[inline(always)]
+    unsafe fn fma(self, b: Self, c: Self) -> Self {
+        // SAFETY: the caller keeps the promise of the same method of `Lanes`.
+        unsafe { Lanes::fma(self, b, c) }
+    }
+}
+
 impl Lanes for Scalar {
+    type Register = Scalar;
     const ROWS: usize = 1;
     const WIDE: bool = true;
 
