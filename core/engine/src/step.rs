@@ -53,8 +53,9 @@ struct Running {
     rows: u32,
     inputs: Inputs,
     list: Vec<Op>,
-    /// Units that the ops on the list are of: the first and the last.
-    units: (usize, usize),
+    /// Units that the ops on the list are of: the first and the last; before the first layer's,
+    /// the embedding.
+    units: (Option<usize>, Option<usize>),
     /// Layers whose rows are written by ops on the list.
     written: Vec<usize>,
     /// Sessions that lost a page: their rows count for nothing.
@@ -123,8 +124,7 @@ impl Engine {
         let inputs = self.io.begin(&ids, &positions)?;
         let (lost, kept) = (vec![None; batch.len()], vec![None; batch.len()]);
         let (rows, list, written) = (ids.len() as u32, Vec::new(), Vec::new());
-        let first = self.layer_units.first().map_or(0, |units| units.0);
-        let units = (first, first);
+        let units = (None, None);
         let mut run = Running { batch, rows, inputs, list, units, written, lost, kept };
         let layers = self.family.plan().layers.len();
         let wanted = asks.iter().any(|a| a.want != Want::Nothing);
@@ -331,7 +331,8 @@ impl Engine {
             self.flush(run)?;
             self.weights.arrive(unit)?;
         }
-        run.units = (if run.list.is_empty() { unit } else { run.units.0 }, unit);
+        let first = if run.list.is_empty() { Some(unit) } else { run.units.0 };
+        run.units = (first, Some(unit));
         Ok(())
     }
 
@@ -346,7 +347,11 @@ impl Engine {
         run.list.clear();
         self.wait(fence)?;
         self.events.span("compute", began, || {
-            let (first, last) = (self.weights.name(run.units.0), self.weights.name(run.units.1));
+            let name = |unit| match unit {
+                Some(unit) => self.weights.name(unit),
+                None => "embedding",
+            };
+            let (first, last) = (name(run.units.0), name(run.units.1));
             let name = if first == last { last.into() } else { format!("{first} to {last}") };
             let what = What::new(Track::Computing, name).arg("sweep", self.weights.sweeps());
             what.arg("ops", ops).arg("rows", run.rows.into())

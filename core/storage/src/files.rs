@@ -173,6 +173,11 @@ impl OpenFile {
         }
     }
 
+    /// Whether what is read is dropped from the page cache.
+    pub(crate) fn passes(&self) -> bool {
+        self.passing
+    }
+
     /// A read has ended: its pages give way, where they only pass, those that it shares with its
     /// neighbours too: left to each other, such pages would stay.
     pub(crate) fn passed(&self, way: Way, offset: u64, bytes: usize) {

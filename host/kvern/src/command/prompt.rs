@@ -1,19 +1,25 @@
 //! What several commands read and choose: prompts, and how tokens are drawn.
 
 use crate::cli::{PromptArgs, SamplingArgs};
-use crate::fail::{Outcome, While};
+use crate::fail::{Failure, Outcome, While};
 use kvern_model::{GenerationConfig, Sampler, Sampling};
 use std::io::Read;
 use std::path::Path;
 
-/// Text of a file, or of stdin for `-`.
-pub fn read_text(path: &Path) -> Outcome<String> {
+/// Bytes of a file, or of stdin for `-`.
+pub fn read_bytes(path: &Path) -> Outcome<Vec<u8>> {
     if path == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).during("stdin")?;
-        return Ok(text);
+        let mut bytes = Vec::new();
+        std::io::stdin().read_to_end(&mut bytes).during("stdin")?;
+        return Ok(bytes);
     }
-    std::fs::read_to_string(path).during(path.display())
+    std::fs::read(path).during(path.display())
+}
+
+/// The same as text.
+pub fn read_text(path: &Path) -> Outcome<String> {
+    let text = String::from_utf8(read_bytes(path)?);
+    text.map_err(|error| Failure::new(format!("{}: {error}", path.display())))
 }
 
 /// The prompt, from the flag or the file.

@@ -14,7 +14,6 @@ use kvern_model::{GenerationConfig, Message};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::io::Read;
 use std::path::Path;
 use std::time::Instant;
 
@@ -58,7 +57,7 @@ struct Answer<'a> {
 
 /// Runs the command.
 pub fn run(args: &GenerateArgs, file: &Path) -> Outcome<()> {
-    let bytes = read(file)?;
+    let bytes = prompt::read_bytes(file)?;
     interrupt::catch()?;
     let watching = Watching::begin(&args.watch)?;
     let settings = Settings::of(&args.run)?.speculating(&args.speculate, &args.run.plugins)?;
@@ -93,15 +92,6 @@ pub fn run(args: &GenerateArgs, file: &Path) -> Outcome<()> {
             "{failed} of {all} prompts have no answer: the `error` of their lines says why"
         ))),
     }
-}
-
-fn read(file: &Path) -> Outcome<Vec<u8>> {
-    if file == Path::new("-") {
-        let mut bytes = Vec::new();
-        std::io::stdin().read_to_end(&mut bytes).during("stdin")?;
-        return Ok(bytes);
-    }
-    std::fs::read(file).during(file.display())
 }
 
 /// Every line that is not blank: its id, and its prompt or what is wrong with it.
