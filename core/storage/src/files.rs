@@ -103,11 +103,14 @@ impl OpenFile {
             }
         }
         let passing = how == OpenHow::Passing || refused.is_some();
-        if direct.is_some() || passing {
-            // What is not aligned comes through the page cache, a few pages at a time, and what
-            // passes through it is asked for in time: without this advice the kernel would read
-            // ahead of both. Advice may be refused.
-            let _ = fadvise(&file, 0, None, Advice::Random);
+        // Beside direct reads, what is not aligned comes through the page cache, a few pages at a
+        // time: to read ahead of them would be a waste. What passes through it does so in the
+        // file's order: without reading ahead the kernel takes it by small pages, at half the
+        // speed. Advice may be refused.
+        match (direct.is_some(), passing) {
+            (true, _) => drop(fadvise(&file, 0, None, Advice::Random)),
+            (false, true) => drop(fadvise(&file, 0, None, Advice::Sequential)),
+            (false, false) => {}
         }
         Ok(OpenFile {
             body: Body::Disk(file),
@@ -171,11 +174,6 @@ impl OpenFile {
             direct: self.direct.is_some(),
             refused: self.refused.clone(),
         }
-    }
-
-    /// Whether what is read is dropped from the page cache.
-    pub(crate) fn passes(&self) -> bool {
-        self.passing
     }
 
     /// A read has ended: its pages give way, where they only pass, those that it shares with its

@@ -7,6 +7,7 @@
 //! - [`RootHost`] gives one plugin one directory, and can be taken away from it.
 //! - [`Budget`] is memory as an object with named holders; [`Region`] is memory that is lent in
 //!   pieces.
+//! - [`give_back`] leaves room beside the budget for the program's own code.
 //! - [`RootLock`] keeps a second process away from a root.
 //! - [`double`] has storages that fail on purpose.
 //!
@@ -31,6 +32,7 @@ mod registry;
 mod ring;
 mod root;
 mod service;
+mod spare;
 mod trial;
 
 pub use budget::Budget;
@@ -41,3 +43,4 @@ pub use probe::{DriveRate, ProbeHow, drive_rate};
 pub use region::{Lease, Region};
 pub use root::{HostSink, NoSink, RootHost};
 pub use service::{Counters, FileFacts, OpenHow, Storage};
+pub use spare::give_back;

@@ -14,7 +14,7 @@ use crate::piece::{Piece, Task};
 use crate::queue::{Next, Queue};
 use crate::registry::{Asked, Registry};
 use crate::{fault, files, trial};
-use io_uring::{IoUring, opcode, squeue, types};
+use io_uring::{IoUring, opcode, types};
 use kvern_contract::Result;
 use std::io::{self, PipeReader, PipeWriter, Write};
 use std::mem::ManuallyDrop;
@@ -232,12 +232,6 @@ impl Ring {
             }
             (true, None) => opcode::Read::new(file, address, length).offset(offset).build(),
             (false, _) => opcode::Write::new(file, address, length).offset(offset).build(),
-        };
-        // What passes through the page cache is copied out of it, and one thread copies slower than
-        // a drive reads: the kernel's own threads do it, several at once.
-        let operation = match reads && held.piece.way == Way::Cached && held.piece.file.passes() {
-            true => operation.flags(squeue::Flags::ASYNC),
-            false => operation,
         };
         self.flow(slot, |flow| flow.begin());
         let tag = (u64::from(generation) << 32) | slot as u64;

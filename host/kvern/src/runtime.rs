@@ -164,6 +164,7 @@ impl Prepared {
         spec.watch = watching.watch(spec.rates.drive);
         let mut engine = Engine::load(spec)?;
         speculate::arm(&mut engine, &settings.speculation, draft.as_ref(), room)?;
+        kvern_storage::give_back();
         interrupt::check()?;
         let (load_time, mut load_resources) = (began.elapsed(), meter.finish());
         metrics::accelerator(&mut load_resources, &engine.facts());
