@@ -37,5 +37,5 @@ pub use guess::{Draft, Guess, GuessAsk, Ngram};
 pub use plan::{PlanFacts, Prediction, UnitFacts, UnitTier};
 pub use spec::{
     CacheFacts, DENSE_CHUNK_ROWS, EngineSpec, Facts, Finish, Flow, LogLine, MlpChunks, Outcome,
-    PlacementFacts, Rates, Request, Said, Speculation, StreamFacts,
+    PlacementFacts, Rates, Request, Said, Speculation, StreamFacts, WeightPath,
 };

@@ -6,13 +6,24 @@ use kvern_contract::{
     KvPolicy, KvStrategy, OffloadPolicy, Options,
 };
 use kvern_model::{Model, Sampler};
-use kvern_storage::{Counters, OpenHow, Storage};
+use kvern_storage::{Counters, Storage};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Where log lines go: a level (1 error to 5 trace) and a line.
 pub type LogLine = Arc<dyn Fn(u32, &str) + Send + Sync>;
+
+/// Which way weights take from the drive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WeightPath {
+    /// Through the page cache, which can hold them.
+    Cached,
+    /// Through it, though it cannot: a part of a memory budget is left to what is on its way.
+    Passing,
+    /// Round it, where the file system does that; else as `Passing`.
+    Direct,
+}
 
 /// Everything that a load depends on.
 pub struct EngineSpec {
@@ -52,9 +63,8 @@ pub struct EngineSpec {
     pub offload_cpu_layers: Option<u32>,
     /// Sessions that are in memory at once, at least 1: KV and step tables are made for as many.
     pub sessions: u32,
-    /// How weights are read: `Read` through the page cache, `Passing` where it cannot hold them,
-    /// `Direct` round it.
-    pub reading: OpenHow,
+    /// How weights are read.
+    pub reading: WeightPath,
     /// What was measured of this machine, for the plan; nothing is guessed.
     pub rates: Rates,
     /// Most rows of a feed-forward block at once, at least 1; `None`: [`DENSE_CHUNK_ROWS`], and

@@ -37,9 +37,6 @@ pub(crate) struct Gate {
 /// systems ask for.
 pub(crate) const DIRECT_ALIGN: u64 = 4096;
 
-/// Bytes of the kernel's smallest page.
-const PAGE_BYTES: u64 = 4096;
-
 /// By which descriptor bytes come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Way {
@@ -57,8 +54,6 @@ pub(crate) struct OpenFile {
     direct: Option<File>,
     /// Why there is none, where one was asked for.
     refused: Option<String>,
-    /// What was read is dropped from the page cache.
-    passing: bool,
     born: Option<Born>,
     path: PathBuf,
     /// The path as messages spell it.
@@ -102,21 +97,16 @@ impl OpenFile {
                 Err(error) => refused = Some(format!("O_DIRECT refused: {error}")),
             }
         }
-        let passing = how == OpenHow::Passing || refused.is_some();
-        // Beside direct reads, what is not aligned comes through the page cache, a few pages at a
-        // time: to read ahead of them would be a waste. What passes through it does so in the
-        // file's order: without reading ahead the kernel takes it by small pages, at half the
-        // speed. Advice may be refused.
-        match (direct.is_some(), passing) {
-            (true, _) => drop(fadvise(&file, 0, None, Advice::Random)),
-            (false, true) => drop(fadvise(&file, 0, None, Advice::Sequential)),
-            (false, false) => {}
+        if direct.is_some() {
+            // What is not aligned comes through the page cache, a few pages at a time: to read
+            // ahead of them would be a waste. Elsewhere the kernel reads ahead, and so takes large
+            // pages: several small ones cost more than half of the speed. Advice may be refused.
+            let _ = fadvise(&file, 0, None, Advice::Random);
         }
         Ok(OpenFile {
             body: Body::Disk(file),
             direct,
             refused,
-            passing,
             born: (!writable).then(|| Born::of(&facts)),
             path: path.to_owned(),
             name: path.display().to_string().into(),
@@ -150,7 +140,6 @@ impl OpenFile {
             body,
             direct: None,
             refused: None,
-            passing: false,
             born: None,
             path: PathBuf::from(name),
             name: name.into(),
@@ -173,18 +162,6 @@ impl OpenFile {
             align: if self.direct.is_some() { DIRECT_ALIGN } else { 1 },
             direct: self.direct.is_some(),
             refused: self.refused.clone(),
-        }
-    }
-
-    /// A read has ended: its pages give way, where they only pass, those that it shares with its
-    /// neighbours too: left to each other, such pages would stay.
-    pub(crate) fn passed(&self, way: Way, offset: u64, bytes: usize) {
-        if let (true, Way::Cached, Body::Disk(file)) = (self.passing, way, &self.body) {
-            let start = offset / PAGE_BYTES * PAGE_BYTES;
-            let end = (offset + bytes as u64).next_multiple_of(PAGE_BYTES);
-            // Advice: refused, the pages stay until the kernel needs them.
-            let bytes = std::num::NonZeroU64::new(end - start);
-            let _ = fadvise(file, start, bytes, Advice::DontNeed);
         }
     }
 

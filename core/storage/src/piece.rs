@@ -88,7 +88,6 @@ pub(crate) fn run(piece: Piece, mut own: Vec<u8>, meter: &Meter) -> Result<Optio
     match task {
         Task::ReadOwned { .. } => {
             file.read_by(way, meter, offset, &mut own)?;
-            file.passed(way, offset, own.len());
             meter.copied_bytes.fetch_add(own.len() as u64, Relaxed);
             Ok(Some(own))
         }
@@ -97,7 +96,6 @@ pub(crate) fn run(piece: Piece, mut own: Vec<u8>, meter: &Meter) -> Result<Optio
             // has answered; a leased piece's job does.
             let into = unsafe { std::slice::from_raw_parts_mut(lent.address, lent.bytes) };
             file.read_by(way, meter, offset, into)?;
-            file.passed(way, offset, into.len());
             Ok(None)
         }
         Task::WriteOwned(bytes) => {

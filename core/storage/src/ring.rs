@@ -316,9 +316,6 @@ impl Ring {
         self.slots[slot].generation = generation.wrapping_add(1);
         self.free.push(slot);
         let UnderWay { piece, owner, own, .. } = held;
-        if reads && done.is_ok() {
-            piece.file.passed(piece.way, piece.offset, piece.bytes());
-        }
         let own = matches!(piece.task, Task::ReadOwned { .. }).then_some(own);
         if let (Some(own), Ok(())) = (&own, &done) {
             self.meter.copied_bytes.fetch_add(own.len() as u64, Ordering::Relaxed);

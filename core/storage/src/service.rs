@@ -12,13 +12,9 @@ use std::time::Duration;
 pub enum OpenHow {
     /// It must be there.
     Read,
-    /// It must be there, and what is read does not stay in the page cache: for files that are
-    /// larger than it, whose pages would push out everything else and be gone before their next
-    /// use.
-    Passing,
     /// It must be there, and reads go round the page cache where the file system does that: asked
     /// with a real read, since some accept it at open and refuse the first transfer. Where it does
-    /// not, as `Passing`.
+    /// not, through it.
     Direct,
     /// Read and write; created if absent, with its directories (mode 0700).
     Write,

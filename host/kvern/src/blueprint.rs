@@ -10,9 +10,9 @@ use crate::reads;
 use crate::runtime::{Plugins, Room};
 use crate::settings::Settings;
 use kvern_contract::{ComputeDtype, Options};
-use kvern_engine::{EngineSpec, ProductShape};
+use kvern_engine::{EngineSpec, ProductShape, WeightPath};
 use kvern_model::{Model, WeightFile};
-use kvern_storage::{OpenHow, PathChoice, ServiceSpec};
+use kvern_storage::{PathChoice, ServiceSpec};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ impl Blueprint {
             ceilings.as_ref(),
             &Wanted {
                 file: largest(&files),
-                how: if reading.how == OpenHow::Direct { How::Direct } else { How::Cached },
+                how: if reading.how == WeightPath::Direct { How::Direct } else { How::Cached },
                 threads: reads::path(settings) == PathChoice::Pool,
                 limit: settings.drive_rate,
                 device: device_key(settings, &device.origin, &device.options),

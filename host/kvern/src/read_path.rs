@@ -2,7 +2,7 @@
 
 use crate::cli::ReadPath;
 use crate::out::size;
-use kvern_storage::OpenHow;
+use kvern_engine::WeightPath;
 
 /// What the choice depends on, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,8 +19,8 @@ pub struct Sizes {
 /// How weights are read, and why.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Reading {
-    /// Round the page cache, through it, or through it without staying.
-    pub how: OpenHow,
+    /// Through the page cache or round it.
+    pub how: WeightPath,
     /// Why, in a line.
     pub reason: String,
 }
@@ -28,7 +28,7 @@ pub struct Reading {
 impl Reading {
     /// `direct` or `buffered`.
     pub fn word(&self) -> &'static str {
-        if self.how == OpenHow::Direct { "direct" } else { "buffered" }
+        if self.how == WeightPath::Direct { "direct" } else { "buffered" }
     }
 
     /// Chooses. Reads go through the page cache when it can hold all files beside what this process
@@ -36,15 +36,15 @@ impl Reading {
     pub fn choose(asked: ReadPath, sizes: &Sizes) -> Reading {
         let reading = |how, reason: String| Reading { how, reason };
         if sizes.files == 0 {
-            return reading(OpenHow::Read, "the weights are part of this program".into());
+            return reading(WeightPath::Cached, "the weights are part of this program".into());
         }
         if asked == ReadPath::Direct {
-            return reading(OpenHow::Direct, "asked for".into());
+            return reading(WeightPath::Direct, "asked for".into());
         }
         let Some(free) = sizes.free else {
             return match asked {
-                ReadPath::Buffered => reading(OpenHow::Read, "asked for".into()),
-                _ => reading(OpenHow::Direct, "free memory cannot be measured".into()),
+                ReadPath::Buffered => reading(WeightPath::Cached, "asked for".into()),
+                _ => reading(WeightPath::Direct, "free memory cannot be measured".into()),
             };
         };
         // Without a budget all weights come into memory once.
@@ -59,14 +59,16 @@ impl Reading {
             size(taken)
         );
         match (asked, fits) {
-            (ReadPath::Buffered, true) => reading(OpenHow::Read, "asked for".into()),
+            (ReadPath::Buffered, true) => reading(WeightPath::Cached, "asked for".into()),
             (ReadPath::Buffered, false) => reading(
-                OpenHow::Passing,
-                format!("asked for, and nothing stays: the page cache cannot hold the {facts}"),
+                WeightPath::Passing,
+                format!("asked for, though the page cache cannot hold the {facts}"),
             ),
-            (_, true) => reading(OpenHow::Read, format!("the page cache can hold the {facts}")),
+            (_, true) => {
+                reading(WeightPath::Cached, format!("the page cache can hold the {facts}"))
+            }
             (_, false) => {
-                reading(OpenHow::Direct, format!("the page cache cannot hold the {facts}"))
+                reading(WeightPath::Direct, format!("the page cache cannot hold the {facts}"))
             }
         }
     }
@@ -84,8 +86,12 @@ mod tests {
 
     #[test]
     fn files_that_the_page_cache_can_hold_beside_the_budget_are_read_through_it() {
-        assert_eq!(choose(6 * GIB, Some(2 * GIB), Some(8 * GIB)).how, OpenHow::Read, "to the byte");
-        assert_eq!(choose(6 * GIB, Some(2 * GIB), Some(8 * GIB - 1)).how, OpenHow::Direct);
+        assert_eq!(
+            choose(6 * GIB, Some(2 * GIB), Some(8 * GIB)).how,
+            WeightPath::Cached,
+            "to the byte"
+        );
+        assert_eq!(choose(6 * GIB, Some(2 * GIB), Some(8 * GIB - 1)).how, WeightPath::Direct);
         let told = choose(6 * GIB, Some(2 * GIB), Some(7 * GIB));
         assert_eq!(told.word(), "direct");
         assert!(told.reason.contains("6.0 GiB, and 5.0 GiB of 7.0 GiB"), "{}", told.reason);
@@ -93,25 +99,25 @@ mod tests {
 
     #[test]
     fn a_run_takes_no_more_than_the_weights_whatever_its_budget() {
-        assert_eq!(choose(3 * GIB, Some(u64::MAX), Some(6 * GIB)).how, OpenHow::Read);
-        assert_eq!(choose(3 * GIB, None, Some(6 * GIB)).how, OpenHow::Read);
-        assert_eq!(choose(3 * GIB, None, Some(5 * GIB)).how, OpenHow::Direct);
+        assert_eq!(choose(3 * GIB, Some(u64::MAX), Some(6 * GIB)).how, WeightPath::Cached);
+        assert_eq!(choose(3 * GIB, None, Some(6 * GIB)).how, WeightPath::Cached);
+        assert_eq!(choose(3 * GIB, None, Some(5 * GIB)).how, WeightPath::Direct);
     }
 
     #[test]
     fn what_was_asked_for_is_done_and_what_nobody_measured_is_not_assumed() {
         let sizes = Sizes { files: 1, budget: None, free: Some(GIB) };
-        assert_eq!(Reading::choose(ReadPath::Direct, &sizes).how, OpenHow::Direct);
+        assert_eq!(Reading::choose(ReadPath::Direct, &sizes).how, WeightPath::Direct);
         let sizes = Sizes { files: 9 * GIB, budget: None, free: Some(GIB) };
         let kept = Reading::choose(ReadPath::Buffered, &sizes);
-        assert_eq!((kept.how, kept.word()), (OpenHow::Passing, "buffered"));
+        assert_eq!((kept.how, kept.word()), (WeightPath::Passing, "buffered"));
         assert!(kept.reason.contains("cannot hold"), "{}", kept.reason);
         let sizes = Sizes { free: Some(99 * GIB), ..sizes };
-        assert_eq!(Reading::choose(ReadPath::Buffered, &sizes).how, OpenHow::Read);
-        assert_eq!(choose(1, None, None).how, OpenHow::Direct);
+        assert_eq!(Reading::choose(ReadPath::Buffered, &sizes).how, WeightPath::Cached);
+        assert_eq!(choose(1, None, None).how, WeightPath::Direct);
         assert_eq!(
             choose(0, None, None).how,
-            OpenHow::Read,
+            WeightPath::Cached,
             "weights in the program are not read from files"
         );
     }

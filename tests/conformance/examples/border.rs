@@ -5,9 +5,9 @@
 
 use kvern_abi::Plugin;
 use kvern_contract::{ComputeDtype, DeviceBackend, KvEncoding, Options, Result};
-use kvern_engine::{Engine, EngineSpec, Flow, Request};
+use kvern_engine::{Engine, EngineSpec, Flow, Request, WeightPath};
 use kvern_model::{Model, Sampler, Sampling};
-use kvern_storage::{OpenHow, Service};
+use kvern_storage::Service;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,7 +43,7 @@ fn engine(model: &Path, dir: &Path, device: Box<dyn DeviceBackend>) -> Result<En
         context_tokens: Some(512),
         offload_cpu_layers: None,
         sessions: 1,
-        reading: OpenHow::Read,
+        reading: WeightPath::Cached,
         rates: kvern_engine::Rates::default(),
         dense_chunk_rows: None,
         load_deadline: Duration::from_secs(30),

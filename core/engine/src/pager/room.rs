@@ -30,8 +30,8 @@ impl Pager {
         u64::from(self.frames.kept()).saturating_sub(taken)
     }
 
-    /// Most pages that prompts may add to a layer in one step: a store takes what is whole, but
-    /// what is not needs its frame. `None`: any number.
+    /// Most pages that prompts may add to a layer in one step, each beyond the last one of its
+    /// session: a store takes what is whole, but what is not needs its frame. `None`: any number.
     pub(crate) fn pages_of_step(&self) -> Option<u64> {
         self.home.as_ref().filter(|_| !self.frames.all_stay())?;
         let tails = self.kv_layers() * self.sessions.len() as u64;

@@ -200,14 +200,15 @@ impl Engine {
             }
         });
         let mut rows = self.rows_most as usize;
-        let mut pages = self.pager.pages_of_step().map_or(usize::MAX, |n| n as usize);
+        let mut pages = self.pager.pages_of_step().map_or(usize::MAX / (2 * PAGE), |n| n as usize);
         let mut parts: Vec<Part> = Vec::new();
         for which in order {
             let Sequence { feed, drafts, .. } = &mut running[which];
             let wanted = feed.must_end().unwrap_or(feed.all.len()) - feed.at;
             let mut count = wanted.min(rows);
             if wanted > 1 {
-                count = count.min(pages.saturating_mul(PAGE));
+                // What fills the last page needs no other.
+                count = count.min((feed.at / PAGE + 1 + pages) * PAGE - feed.at);
             }
             // A step that is taken again is taken whole, if need be alone.
             if feed.must_end().is_some() && count < wanted && !parts.is_empty() {
@@ -221,7 +222,8 @@ impl Engine {
                 continue;
             }
             rows -= count;
-            pages -= if wanted > 1 { count.div_ceil(PAGE) } else { 0 };
+            let begun = end.div_ceil(PAGE) - feed.at / PAGE;
+            pages = pages.saturating_sub(begun.max(1) - 1);
             drafts.truncate(fitting(known, drafts.len(), rows, pages));
             rows -= drafts.len();
             let opened = (known + drafts.len()).div_ceil(PAGE) - known.div_ceil(PAGE);

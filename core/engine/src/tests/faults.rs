@@ -4,11 +4,11 @@
 use super::drives::{Drive, Log, keeping, on};
 use super::{Setup, austen, bits, prose};
 use crate::spec::{Finish, Flow, Outcome, Request};
-use crate::{Engine, Facts};
+use crate::{Engine, Facts, WeightPath};
 use kvern_contract::{Error, ErrorKind, Result};
 use kvern_model::{Sampler, Sampling};
 use kvern_storage::double::{FaultPlan, Faults, FillFault, MemoryStorage};
-use kvern_storage::{OpenHow, PathChoice, Service, ServiceSpec, Storage};
+use kvern_storage::{PathChoice, Service, ServiceSpec, Storage};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -294,7 +294,7 @@ fn weights_at_odd_offsets_are_read_as_a_strict_drive_wants_and_copied_to_where_t
         let offload = keeping(&[0, 3], false, 2);
         let setup = Setup { model: model.to_owned(), storage, offload, ..Setup::default() };
         let mut engine =
-            Setup { reading: OpenHow::Direct, chunk: 25, ..setup }.load().expect("it loads");
+            Setup { reading: WeightPath::Direct, chunk: 25, ..setup }.load().expect("it loads");
         assert!(bits(&mut engine, &ids).expect("it scores") == want, "{what}");
         engine.facts()
     };

@@ -21,7 +21,7 @@ mod watch;
 
 use crate::spec::{EngineSpec, Flow, Request};
 use crate::step::{Next, StepAsk, Want};
-use crate::{Engine, Finish, Rates, Watch};
+use crate::{Engine, Finish, Rates, Watch, WeightPath};
 use doubles::{Keep, Policy};
 use kvern_contract::{
     Access, ComputeDtype, DeviceBackend, KvEncoding, KvStrategy, OffloadPolicy, Options, Result,
@@ -29,7 +29,7 @@ use kvern_contract::{
 };
 use kvern_device_cpu::CpuDevice;
 use kvern_model::{Model, Sampler, Sampling};
-use kvern_storage::{OpenHow, Service, Storage};
+use kvern_storage::{Service, Storage};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,7 +53,7 @@ pub(super) struct Setup {
     pub offload: Box<dyn OffloadPolicy>,
     pub storage: Arc<dyn Storage>,
     pub device: Box<dyn DeviceBackend>,
-    pub reading: OpenHow,
+    pub reading: WeightPath,
     pub rates: Rates,
     pub deadline: Duration,
     pub watch: Watch,
@@ -76,7 +76,7 @@ impl Default for Setup {
             offload: Box::new(Policy::everything()),
             storage: Service::pool(2),
             device: Box::new(CpuDevice::default()),
-            reading: OpenHow::Read,
+            reading: WeightPath::Cached,
             rates: Rates::default(),
             deadline: Duration::from_secs(20),
             watch: Watch::default(),

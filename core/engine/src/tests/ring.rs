@@ -3,8 +3,8 @@
 
 use super::drives::{Drive, Log, Step, Worker, keeping};
 use super::{Setup, bits, greedy, prose};
-use crate::Engine;
-use kvern_storage::{OpenHow, PathChoice, Service, ServiceSpec, Storage};
+use crate::{Engine, WeightPath};
+use kvern_storage::{PathChoice, Service, ServiceSpec, Storage};
 use std::sync::Arc;
 
 /// Units of layers.
@@ -145,7 +145,7 @@ fn the_path_that_bytes_take_changes_no_bit() {
             let storage = Service::new(ServiceSpec { path, piece_bytes, ..ServiceSpec::default() });
             let seen = Arc::clone(&storage) as Arc<dyn Storage>;
             let offload = keeping(&[1], false, 2);
-            let reading = if direct { OpenHow::Direct } else { OpenHow::Read };
+            let reading = if direct { WeightPath::Direct } else { WeightPath::Cached };
             let setup = Setup { offload, storage: seen, reading, chunk: 64, ..Setup::default() };
             let mut engine = setup.load().expect("it loads");
             assert!(bits(&mut engine, &ids).expect("it scores") == want, "{path:?}, {direct}");

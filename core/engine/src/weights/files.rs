@@ -3,6 +3,7 @@
 use super::layout::{Layout, Shape};
 use super::{ALIGN, up};
 use crate::family::{Plan, UnitPlan};
+use crate::spec::WeightPath;
 use kvern_contract::{Error, ErrorKind, FileId, FileRead, Result, WeightEncoding};
 use kvern_model::{Dtype, Model, WeightFile};
 use kvern_storage::{OpenHow, Storage};
@@ -42,12 +43,16 @@ impl Files {
         model: &Model,
         plan: &Plan,
         storage: &dyn Storage,
-        how: OpenHow,
+        how: WeightPath,
     ) -> Result<Self> {
+        let open = match how {
+            WeightPath::Direct => OpenHow::Direct,
+            WeightPath::Cached | WeightPath::Passing => OpenHow::Read,
+        };
         let mut ids = Vec::new();
         for file in &model.tensors().files {
             ids.push(match file {
-                WeightFile::Path(path) => storage.open(path, how)?,
+                WeightFile::Path(path) => storage.open(path, open)?,
                 WeightFile::Memory { name, bytes } => storage.open_memory(name, bytes)?,
             });
         }
@@ -69,7 +74,7 @@ impl Files {
             vectors: plan.vectors.iter().map(find).collect::<Result<_>>()?,
             stored: matrices,
             direct: !facts.is_empty() && facts.iter().all(|f| f.direct),
-            passing: how == OpenHow::Passing || facts.iter().any(|f| f.refused.is_some()),
+            passing: how == WeightPath::Passing || facts.iter().any(|f| f.refused.is_some()),
             refused: facts.into_iter().find_map(|f| f.refused),
         })
     }

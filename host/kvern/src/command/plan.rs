@@ -9,8 +9,7 @@ use crate::runtime::Prepared;
 use crate::settings::Settings;
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::Timestamp;
-use kvern_engine::{UnitFacts, UnitTier};
-use kvern_storage::OpenHow;
+use kvern_engine::{UnitFacts, UnitTier, WeightPath};
 
 /// Columns of the text.
 const WIDTH: usize = 100;
@@ -67,7 +66,7 @@ fn reading(planned: &Planned, rows: &mut Rows) {
     let (tensors, bytes) = facts.copied;
     rows.add("copied", format!("{tensors} tensors, {} a sweep", size(bytes)));
     rows.add("read path", format!("{}: {}", reading.word(), reading.reason));
-    if let Some(refused) = facts.refused.as_ref().filter(|_| reading.how == OpenHow::Direct) {
+    if let Some(refused) = facts.refused.as_ref().filter(|_| reading.how == WeightPath::Direct) {
         rows.add("  refused", refused.clone());
     }
     let spec = &planned.service;
