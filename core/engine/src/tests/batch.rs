@@ -155,6 +155,17 @@ fn prompts_that_have_frames_to_stay_in_all_join_in_one_step() {
 }
 
 #[test]
+fn prompts_that_fill_no_page_join_in_one_step_where_pages_go_to_a_store() {
+    let asked: Vec<Asked> =
+        several(6).into_iter().map(|a| Asked { prompt: prose(3), new: 8, ..a }).collect();
+    // A frame for the last page of each session in each of 6 layers, and few beside them.
+    let mut engine = store(50, 6, Keep::store()).load().expect("it loads");
+    let before = engine.facts().stream.sweeps;
+    run(&mut engine, &asked, 6);
+    assert_eq!(engine.facts().stream.sweeps - before, 8);
+}
+
+#[test]
 fn prompts_ride_along_with_rows_that_decode() {
     let mut asked = several(2);
     (asked[0].prompt, asked[0].new) = (prose(2), 40);
