@@ -13,8 +13,6 @@ use crate::exec::Worker;
 use crate::task::{Linear, Need, Part};
 use kvern_contract::Epilogue;
 
-/// Up to so many rows, widening in registers costs less than a panel.
-const DIRECT_ROWS: usize = 8;
 /// Most groups that a worker takes at once: rows stay in its cache meanwhile.
 const CHUNK: usize = 16;
 /// Floats of the sums of a group, for the rows of a block.
@@ -78,7 +76,8 @@ impl Place {
         for side in 0..sides {
             let part = self.part(task, side);
             let weights = four(part, self.group, task.inputs);
-            if task.rows > DIRECT_ROWS {
+            // One tile of rows takes every weight once as it is; more would widen it anew.
+            if task.rows > V::ROWS {
                 let after = match (side + 1 < sides, self.next) {
                     (true, _) => Some(four(self.part(task, side + 1), self.group, task.inputs)),
                     (false, true) => Some(four(self.part(task, 0), self.group + 1, task.inputs)),
