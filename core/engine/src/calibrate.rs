@@ -224,7 +224,7 @@ struct Shared {
 
 impl Shared {
     fn new(device: &mut dyn DeviceBackend, bytes: u64, value: &[u8]) -> Result<Shared> {
-        let region = Region::new(bytes as usize)?;
+        let region = Region::in_huge_pages(bytes as usize)?;
         let mut lease = region.lend(0, bytes as usize)?;
         lease.chunks_exact_mut(value.len()).for_each(|at| at.copy_from_slice(value));
         drop(lease);

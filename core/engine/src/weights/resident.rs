@@ -94,7 +94,7 @@ impl Weights {
 
     fn begin_resident(&self, unit: usize, storage: &dyn Storage) -> Result<Coming> {
         let layout = &self.units[unit].layout;
-        let region = Region::new(layout.memory() as usize)?;
+        let region = Region::in_huge_pages(layout.memory() as usize)?;
         let mut at = 0;
         let mut fills = Vec::new();
         for extent in &layout.extents {

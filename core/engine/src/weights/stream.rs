@@ -81,7 +81,7 @@ impl Stream {
     /// Makes staging memory and starts to read. *Errors* of memory and the device.
     pub(super) fn new(ring: Ring<'_>) -> Result<Self> {
         let Ring { turns, staging_bytes, ahead, device, storage, deadline, events } = ring;
-        let region = Region::new(staging_bytes as usize)?;
+        let region = Region::in_huge_pages(staging_bytes as usize)?;
         let buffer = import(device, &region)?;
         storage.register(&region);
         let mut stream = Stream {
