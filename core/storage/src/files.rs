@@ -1,5 +1,6 @@
 //! Open files by id, and the slow calls on them: open, sync, publish, list.
 
+use crate::ahead;
 use crate::born::Born;
 use crate::fault::{at_path, ends_early, failed_twice, no_directory, read_only};
 use crate::meter::Meter;
@@ -54,6 +55,8 @@ pub(crate) struct OpenFile {
     direct: Option<File>,
     /// Why there is none, where one was asked for.
     refused: Option<String>,
+    /// Long reads through the page cache that may be under way at once.
+    pub(crate) at_once: usize,
     born: Option<Born>,
     path: PathBuf,
     /// The path as messages spell it.
@@ -107,6 +110,7 @@ impl OpenFile {
             body: Body::Disk(file),
             direct,
             refused,
+            at_once: ahead::at_once(&facts),
             born: (!writable).then(|| Born::of(&facts)),
             path: path.to_owned(),
             name: path.display().to_string().into(),
@@ -140,6 +144,7 @@ impl OpenFile {
             body,
             direct: None,
             refused: None,
+            at_once: usize::MAX,
             born: None,
             path: PathBuf::from(name),
             name: name.into(),
@@ -163,6 +168,11 @@ impl OpenFile {
             direct: self.direct.is_some(),
             refused: self.refused.clone(),
         }
+    }
+
+    /// Long reads through the page cache that may be under way at once.
+    pub(crate) fn at_once(&self) -> usize {
+        self.at_once
     }
 
     /// The path, for messages.

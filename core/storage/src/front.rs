@@ -6,7 +6,7 @@ use crate::files::{self, DIRECT_ALIGN, FileTable, OpenFile, Way};
 use crate::fill::{Fill, Filling, Priority};
 use crate::meter::{Meter, lock};
 use crate::owner::{Batch, Job};
-use crate::piece::{Piece, Task};
+use crate::piece::{CACHED_BYTES, Piece, Task};
 use crate::queue::Queue;
 use crate::region::Region;
 use crate::registry::Asked;
@@ -39,7 +39,8 @@ pub struct ServiceSpec {
     pub threads: usize,
     /// Most operations that the kernel has at once, where a ring does.
     pub depth: usize,
-    /// Most bytes of one operation; a multiple of 4096.
+    /// Most bytes of one operation round the page cache; a multiple of 4096. Through it 512 KiB at
+    /// most.
     pub piece_bytes: usize,
     /// Most bytes a second whose reads begin; `None`: no limit.
     pub bytes_per_second: Option<u64>,
@@ -47,7 +48,7 @@ pub struct ServiceSpec {
 impl Default for ServiceSpec {
     fn default() -> Self {
         let path = PathChoice::Auto;
-        ServiceSpec { path, threads: 8, depth: 16, piece_bytes: 512 << 10, bytes_per_second: None }
+        ServiceSpec { path, threads: 8, depth: 16, piece_bytes: 4 << 20, bytes_per_second: None }
     }
 }
 
@@ -138,7 +139,11 @@ impl Service {
     fn cuts_of(&self, file: &OpenFile, offset: u64, address: usize, bytes: usize) -> Cuts {
         let whole = |from: usize, to: usize, way| {
             let part = move |(at, bytes)| (from + at, bytes, way);
-            cuts(to - from, self.piece_bytes).map(part).collect::<Vec<_>>()
+            let most = match way {
+                Way::Direct => self.piece_bytes,
+                Way::Cached => self.piece_bytes.min(CACHED_BYTES),
+            };
+            cuts(to - from, most).map(part).collect::<Vec<_>>()
         };
         let align = DIRECT_ALIGN;
         let congruent = offset % align == address as u64 % align;
@@ -341,7 +346,7 @@ impl Storage for Service {
         let mut pieces = Vec::new();
         for (request, write) in writes.iter().enumerate() {
             let file = self.file("storage/write", write.file)?;
-            for (at, bytes) in cuts(write.bytes.len(), self.piece_bytes) {
+            for (at, bytes) in cuts(write.bytes.len(), self.piece_bytes.min(CACHED_BYTES)) {
                 let part = &write.bytes[at..at + bytes];
                 let task = match until {
                     Some(_) => Task::WriteOwned(part.to_vec()),

@@ -13,6 +13,7 @@
 //!
 //! Offsets and lengths are bytes. Nothing here looks at what the bytes mean.
 
+mod ahead;
 mod born;
 mod budget;
 pub mod double;

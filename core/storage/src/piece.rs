@@ -12,6 +12,9 @@ use kvern_contract::Result;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+/// Most bytes of one operation through the page cache, which holds all that is under way.
+pub(crate) const CACHED_BYTES: usize = 512 << 10;
+
 /// Memory of a caller that waits until every piece of its batch is done.
 pub(crate) struct Lent {
     pub(crate) address: *mut u8,
@@ -71,6 +74,11 @@ impl Piece {
     /// Whether bytes come rather than go.
     pub(crate) fn reads(&self) -> bool {
         !matches!(self.task, Task::WriteOwned(_) | Task::WriteShown(_))
+    }
+    /// Whether it is a part of a long read through the page cache.
+    pub(crate) fn passes(&self) -> bool {
+        let long = |lent: &Lent| lent.bytes >= CACHED_BYTES;
+        self.way == Way::Cached && matches!(&self.task, Task::ReadLeased(lent) if long(lent))
     }
     /// Bytes that it moves.
     pub(crate) fn bytes(&self) -> usize {

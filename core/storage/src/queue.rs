@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 struct Waiting {
     /// By priority, each first come, first served.
     pieces: [VecDeque<(Piece, Owner)>; 3],
+    /// Parts of long reads through the page cache that are under way.
+    passing: usize,
     stopped: bool,
 }
 impl Waiting {
@@ -28,6 +30,11 @@ impl Waiting {
                     meter.cancelled.fetch_add(1, Relaxed);
                     continue;
                 }
+                if piece.passes() && self.passing >= piece.file.at_once() {
+                    // Whoever ends one looks again.
+                    pieces.push_front((piece, owner));
+                    break;
+                }
                 if piece.reads() {
                     let now = Instant::now();
                     let pause = pace.pause(now);
@@ -38,10 +45,11 @@ impl Waiting {
                     }
                     pace.begin(piece.bytes() as u64, now);
                 }
+                self.passing += usize::from(piece.passes());
                 return Next::Work(piece, owner);
             }
         }
-        match (later, self.stopped) {
+        match (later, self.stopped && self.passing == 0) {
             (Some(pause), _) => Next::Later(pause),
             (None, true) => Next::Stopped,
             (None, false) => Next::Empty,
@@ -150,6 +158,13 @@ impl Queue {
             }
         }
     }
+    /// A piece that was taken has been answered; `passed`: it was one of a long read.
+    pub(crate) fn ended(&self, passed: bool) {
+        if passed {
+            lock(&self.waiting).passing -= 1;
+            self.arrived.notify_all();
+        }
+    }
     /// Memory for a read of its own.
     pub(crate) fn memory(&self, bytes: usize) -> Vec<u8> {
         let mut own = lock(&self.spare).pop().unwrap_or_default();
@@ -159,7 +174,7 @@ impl Queue {
     /// Moves a piece on this thread.
     pub(crate) fn move_now(&self, piece: Piece, owner: Owner, meter: &Meter) {
         owner.began(&piece);
-        let offset = piece.offset;
+        let (offset, passes) = (piece.offset, piece.passes());
         let own = match piece.task {
             Task::ReadOwned { bytes } => self.memory(bytes),
             _ => Vec::new(),
@@ -168,6 +183,7 @@ impl Queue {
         meter.depth_peak.fetch_max(depth, Relaxed);
         let done = run(piece, own, meter);
         meter.depth.fetch_sub(1, Relaxed);
+        self.ended(passes);
         owner.answer(offset, done);
     }
 }
@@ -176,6 +192,11 @@ impl Queue {
 mod tests {
     use super::*;
     use crate::files::{OpenFile, Way};
+    use crate::fill::Filling;
+    use crate::owner::Job;
+    use crate::piece::CACHED_BYTES;
+    use crate::region::Region;
+    use crate::service::OpenHow;
 
     fn read(request: usize, bytes: usize) -> Piece {
         let file = Arc::new(OpenFile::memory("m", &[0; 64]));
@@ -219,6 +240,35 @@ mod tests {
         assert!(matches!(queue.look(&Meter::default()), Next::Later(pause) if !pause.is_zero()));
         queue.stop();
         assert!(matches!(queue.look(&Meter::default()), Next::Later(_)), "what waits is served");
+    }
+
+    #[test]
+    fn of_long_reads_through_the_page_cache_no_more_are_under_way_than_their_file_has() {
+        let region = Region::new(3 * CACHED_BYTES).unwrap();
+        let (name, here) = ("/proc/self/exe", Arc::<Meter>::default());
+        let file = OpenFile::open(name.as_ref(), OpenHow::Read).unwrap();
+        let file = Arc::new(OpenFile { at_once: 2, ..file });
+        let (filling, tickets) = Filling::new([(file.name(), 0)], here.clone());
+        let whole = region.lend(0, region.bytes()).unwrap();
+        let cuts = [0, 1, 2].map(|n| (n * CACHED_BYTES, CACHED_BYTES, Way::Cached));
+        let pieces: Vec<_> = tickets
+            .into_iter()
+            .zip([whole])
+            .flat_map(|(ticket, lease)| Job::start(lease, ticket, &file, 0, &cuts))
+            .collect();
+        let queue = Queue::new(None);
+        queue.push(pieces, Priority::Next);
+        let taken: Vec<_> = std::iter::from_fn(|| match queue.look(&here) {
+            Next::Work(piece, owner) => Some((piece, owner)),
+            _ => None,
+        })
+        .collect();
+        assert_eq!(taken.len(), 2);
+        queue.stop();
+        assert!(matches!(queue.look(&here), Next::Empty), "one waits, and is served");
+        queue.ended(true);
+        assert!(matches!(queue.look(&here), Next::Work(..)));
+        drop((taken, filling));
     }
 
     #[test]

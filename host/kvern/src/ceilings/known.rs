@@ -178,9 +178,11 @@ fn drive(ceilings: Option<&Ceilings>, wanted: &Wanted) -> Result<KnownDrive, Str
     Ok(KnownDrive { rate, path, measured_at, limit })
 }
 
-/// Blocks and depth that stay unless another way is so much faster.
-const USUAL: (u64, u32) = (512 << 10, 16);
-const CLEARLY: f64 = 1.03;
+/// Blocks and depth that stay, round the page cache and through it, unless another way is so much
+/// faster: of many ways, each measured for a moment, the fastest is mostly the luckiest.
+const USUAL: (u64, u32) = (4 << 20, 16);
+const USUAL_CACHED: (u64, u32) = (512 << 10, 16);
+const CLEARLY: f64 = 1.1;
 
 impl super::DriveCeiling {
     /// The way to read: the fastest by its median, or the usual one where that is no slower to
@@ -188,7 +190,8 @@ impl super::DriveCeiling {
     pub fn choice(&self, how: How) -> Option<ReadRate> {
         let of = || self.rates.iter().filter(|rate| rate.how == how);
         let fastest = of().max_by(|a, b| a.median.total_cmp(&b.median))?;
-        let usual = of().find(|rate| (rate.block_bytes, rate.depth) == USUAL);
+        let usual = if how == How::Direct { USUAL } else { USUAL_CACHED };
+        let usual = of().find(|rate| (rate.block_bytes, rate.depth) == usual);
         let usual = usual.filter(|rate| rate.median * CLEARLY >= fastest.median);
         let best = of().map(|rate| rate.best).fold(0.0, f64::max);
         Some(ReadRate { best, ..*usual.unwrap_or(fastest) })

@@ -46,7 +46,7 @@ pub struct Asked<'a> {
 const BLOCKS: [usize; 5] = [128 << 10, 256 << 10, 512 << 10, 1 << 20, 4 << 20];
 const DEPTHS: [usize; 4] = [1, 4, 16, 32];
 /// Of those through the page cache.
-const BUFFERED_BLOCKS: [usize; 3] = [128 << 10, 512 << 10, 1 << 20];
+const BUFFERED_BLOCKS: [usize; 2] = [128 << 10, 512 << 10];
 const BUFFERED_DEPTHS: [usize; 2] = [1, 16];
 /// Every way is tried in turn, this often: a drive that others share has better and worse moments.
 const ROUNDS: usize = 5;

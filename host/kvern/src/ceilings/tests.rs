@@ -53,8 +53,8 @@ fn drive_of(device: u64, path: &str, best: f64) -> DriveCeiling {
         path_reason: None,
         direct_refused: None,
         rates: vec![
-            read(How::Direct, 512 << 10, 16, best, best / 2.0),
-            read(How::Direct, 4 << 20, 4, best * 0.9, best * 0.51),
+            read(How::Direct, 4 << 20, 16, best, best / 2.0),
+            read(How::Direct, 512 << 10, 16, best * 0.9, best * 0.54),
             read(How::Cold, 512 << 10, 16, best / 4.0, best / 8.0),
             read(How::Cached, 512 << 10, 16, best * 4.0, best * 3.0),
         ],
@@ -184,12 +184,12 @@ fn drive(ceilings: &Ceilings, wanted: &Wanted) -> Result<known::KnownDrive, Stri
 fn a_drive_is_known_as_it_is_read_and_the_usual_way_stays_unless_another_is_clearly_faster() {
     let mut found = ceilings();
     let direct = drive(&found, &wanted(How::Direct)).expect("it is known");
-    assert_eq!((direct.rate.block_bytes, direct.rate.depth), (512 << 10, 16));
+    assert_eq!((direct.rate.block_bytes, direct.rate.depth), (4 << 20, 16));
     assert_eq!((direct.best(), direct.median()), (2e9, 1e9));
-    found.drives[0].rates[1].median = 1.04e9;
+    found.drives[0].rates[1].median = 1.11e9;
     let direct = drive(&found, &wanted(How::Direct)).expect("it is known");
-    assert_eq!((direct.rate.block_bytes, direct.rate.depth), (4 << 20, 4));
-    assert_eq!((direct.best(), direct.median()), (2e9, 1.04e9), "the best of all ways");
+    assert_eq!((direct.rate.block_bytes, direct.rate.depth), (512 << 10, 16));
+    assert_eq!((direct.best(), direct.median()), (2e9, 1.11e9), "the best of all ways");
     let cached = drive(&found, &wanted(How::Cached)).expect("it is known");
     assert_eq!(cached.best(), 8e9);
     found.drives[0].direct_refused = Some("EINVAL".into());
