@@ -1,6 +1,6 @@
 //! How many long reads through the page cache may be under way at once. Each has the kernel read
-//! ahead of it, into memory that a limit may not have: what is asked for too early is dropped before
-//! it is fetched, and read again.
+//! ahead of it, into memory that a limit may not have: what is asked for too early is dropped
+//! before it is fetched, and read again.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

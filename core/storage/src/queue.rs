@@ -246,8 +246,9 @@ mod tests {
     fn of_long_reads_through_the_page_cache_no_more_are_under_way_than_their_file_has() {
         let region = Region::new(3 * CACHED_BYTES).unwrap();
         let (name, here) = ("/proc/self/exe", Arc::<Meter>::default());
-        let file = OpenFile::open(name.as_ref(), OpenHow::Read).unwrap();
-        let file = Arc::new(OpenFile { at_once: 2, ..file });
+        let mut file = OpenFile::open(name.as_ref(), OpenHow::Read).unwrap();
+        file.at_once = 2;
+        let file = Arc::new(file);
         let (filling, tickets) = Filling::new([(file.name(), 0)], here.clone());
         let whole = region.lend(0, region.bytes()).unwrap();
         let cuts = [0, 1, 2].map(|n| (n * CACHED_BYTES, CACHED_BYTES, Way::Cached));
