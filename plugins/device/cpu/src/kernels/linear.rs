@@ -73,7 +73,7 @@ impl Place {
             Rows { x: task.x.add(top * task.inputs), inputs: task.inputs, count: bottom - top };
         let sums = [scratch.add(panel::NEED), scratch.add(panel::NEED + SUMS)];
         let sides = if task.gated() { 2 } else { 1 };
-        for side in 0..sides {
+        for (side, &sum) in sums.iter().enumerate().take(sides) {
             let part = self.part(task, side);
             let weights = four(part, self.group, task.inputs);
             // One tile of rows takes every weight once as it is; more would widen it anew.
@@ -83,15 +83,15 @@ impl Place {
                     (false, true) => Some(four(self.part(task, 0), self.group + 1, task.inputs)),
                     (false, false) => None,
                 };
-                panel::sums::<V>(weights, rows, after, scratch, sums[side]);
+                panel::sums::<V>(weights, rows, after, scratch, sum);
             } else {
-                streamed::<V>(weights, rows, sums[side]);
+                streamed::<V>(weights, rows, sum);
             }
             if !part.bias.is_null() {
                 for o in 0..OUTPUTS {
                     let bias = part.bias.add(output(part, self.group, o)).read_unaligned();
                     for row in 0..rows.count {
-                        *sums[side].add(row * OUTPUTS + o) += bias;
+                        *sum.add(row * OUTPUTS + o) += bias;
                     }
                 }
             }

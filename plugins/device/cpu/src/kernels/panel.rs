@@ -8,6 +8,8 @@
 #![allow(unsafe_code)]
 // Kernels: every body is pointer arithmetic under the promise that its function states.
 #![allow(unsafe_op_in_unsafe_fn)]
+// Register tiles: an index names a row or an output in several arrays at once.
+#![allow(clippy::needless_range_loop)]
 
 use super::lanes::{Body, LANES, Lanes, Register};
 use super::product;
