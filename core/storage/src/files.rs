@@ -106,11 +106,14 @@ impl OpenFile {
             // pages: several small ones cost more than half of the speed. Advice may be refused.
             let _ = fadvise(&file, 0, None, Advice::Random);
         }
+        // Where the kernel does not read ahead, or nobody reads long, nothing comes too early.
+        let bounded = direct.is_none() && !writable;
+        let at_once = if bounded { ahead::at_once(&facts) } else { usize::MAX };
         Ok(OpenFile {
             body: Body::Disk(file),
             direct,
             refused,
-            at_once: ahead::at_once(&facts),
+            at_once,
             born: (!writable).then(|| Born::of(&facts)),
             path: path.to_owned(),
             name: path.display().to_string().into(),
@@ -168,11 +171,6 @@ impl OpenFile {
             direct: self.direct.is_some(),
             refused: self.refused.clone(),
         }
-    }
-
-    /// Long reads through the page cache that may be under way at once.
-    pub(crate) fn at_once(&self) -> usize {
-        self.at_once
     }
 
     /// The path, for messages.

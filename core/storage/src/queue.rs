@@ -30,7 +30,7 @@ impl Waiting {
                     meter.cancelled.fetch_add(1, Relaxed);
                     continue;
                 }
-                if piece.passes() && self.passing >= piece.file.at_once() {
+                if piece.passes() && self.passing >= piece.file.at_once {
                     // Whoever ends one looks again.
                     pieces.push_front((piece, owner));
                     break;

@@ -200,7 +200,7 @@ impl Engine {
             }
         });
         let mut rows = self.rows_most as usize;
-        let mut pages = self.pager.pages_of_step().map_or(usize::MAX / (2 * PAGE), |n| n as usize);
+        let mut pages = self.pager.pages_of_step().map_or(usize::MAX, |n| n as usize);
         let mut parts: Vec<Part> = Vec::new();
         for which in order {
             let Sequence { feed, drafts, .. } = &mut running[which];
@@ -208,7 +208,8 @@ impl Engine {
             let mut count = wanted.min(rows);
             if wanted > 1 {
                 // What fills the last page needs no other.
-                count = count.min((feed.at / PAGE + 1 + pages) * PAGE - feed.at);
+                let most = (feed.at / PAGE + 1).saturating_add(pages).saturating_mul(PAGE);
+                count = count.min(most - feed.at);
             }
             // A step that is taken again is taken whole, if need be alone.
             if feed.must_end().is_some() && count < wanted && !parts.is_empty() {

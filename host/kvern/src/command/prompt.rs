@@ -19,7 +19,9 @@ pub fn read_bytes(path: &Path) -> Outcome<Vec<u8>> {
 /// The same as text.
 pub fn read_text(path: &Path) -> Outcome<String> {
     let text = String::from_utf8(read_bytes(path)?);
-    text.map_err(|error| Failure::new(format!("{}: {error}", path.display())))
+    text.map_err(|error| {
+        Failure::new(format!("{}: {error}; text in UTF-8 is expected", path.display()))
+    })
 }
 
 /// The prompt, from the flag or the file.

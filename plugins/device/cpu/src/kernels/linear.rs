@@ -13,7 +13,7 @@ use crate::exec::Worker;
 use crate::task::{Linear, Need, Part};
 use kvern_contract::Epilogue;
 
-/// Most groups that a worker takes at once: rows stay in its cache meanwhile.
+/// Most groups that a worker takes at once, so that none waits long for the last.
 const CHUNK: usize = 16;
 /// Floats of the sums of a group, for the rows of a block.
 const SUMS: usize = HEIGHT * OUTPUTS;
