@@ -20,6 +20,8 @@ pub struct Storage {
     pub bytes_read: u64,
     /// Of these, round the page cache.
     pub direct_bytes: u64,
+    /// Of these, through the page cache by mapped huge pages that do not stay there.
+    pub mapped_bytes: u64,
     /// Reads.
     pub reads: u64,
     /// Of these, into memory that the kernel knew beforehand.

@@ -1,8 +1,8 @@
 //! Open files by id, and the slow calls on them: open, sync, publish, list.
 
-use crate::ahead;
 use crate::born::Born;
 use crate::fault::{at_path, ends_early, failed_twice, no_directory, read_only};
+use crate::mapped::Mapped;
 use crate::meter::Meter;
 use crate::service::{FileFacts, OpenHow};
 use kvern_contract::{Error, ErrorKind, FileId, Result};
@@ -45,6 +45,8 @@ pub(crate) enum Way {
     Cached,
     /// Round it. *Caller*: all three are aligned, and the file is direct.
     Direct,
+    /// Through it, a huge page at a time, which does not stay. *Caller*: on a thread that may wait.
+    Mapped,
 }
 
 /// One open file. Operations under way hold it, so that closing an id never pulls it from under
@@ -55,8 +57,8 @@ pub(crate) struct OpenFile {
     direct: Option<File>,
     /// Why there is none, where one was asked for.
     refused: Option<String>,
-    /// Long reads through the page cache that may be under way at once.
-    pub(crate) at_once: usize,
+    /// Its mapping, where bytes pass through the page cache.
+    mapped: Option<Mapped>,
     born: Option<Born>,
     path: PathBuf,
     /// The path as messages spell it.
@@ -106,14 +108,13 @@ impl OpenFile {
             // pages: several small ones cost more than half of the speed. Advice may be refused.
             let _ = fadvise(&file, 0, None, Advice::Random);
         }
-        // Where the kernel does not read ahead, or nobody reads long, nothing comes too early.
-        let bounded = direct.is_none() && !writable;
-        let at_once = if bounded { ahead::at_once(&facts) } else { usize::MAX };
+        let passes = refused.is_some() || how == OpenHow::Passing;
+        let mapped = if passes { Mapped::of(&file) } else { None };
         Ok(OpenFile {
             body: Body::Disk(file),
             direct,
             refused,
-            at_once,
+            mapped,
             born: (!writable).then(|| Born::of(&facts)),
             path: path.to_owned(),
             name: path.display().to_string().into(),
@@ -147,7 +148,7 @@ impl OpenFile {
             body,
             direct: None,
             refused: None,
-            at_once: usize::MAX,
+            mapped: None,
             born: None,
             path: PathBuf::from(name),
             name: name.into(),
@@ -164,12 +165,18 @@ impl OpenFile {
         matches!(self.body, Body::Memory(_))
     }
 
+    /// Whether long fills come by mapped huge pages.
+    pub(crate) fn is_mapped(&self) -> bool {
+        self.mapped.is_some()
+    }
+
     /// How its bytes are reached.
     pub(crate) fn facts(&self) -> FileFacts {
         FileFacts {
             align: if self.direct.is_some() { DIRECT_ALIGN } else { 1 },
             direct: self.direct.is_some(),
             refused: self.refused.clone(),
+            mapped: self.is_mapped(),
         }
     }
 
@@ -249,6 +256,20 @@ impl OpenFile {
                 let direct = self.direct.as_ref().filter(|_| way == Way::Direct);
                 let file = direct.unwrap_or(cached);
                 let (mut got, mut tried) = (0, false);
+                if let Some(mapped) = self.mapped.as_ref().filter(|_| way == Way::Mapped) {
+                    let read = || self.answer(mapped.read(cached, offset, into));
+                    match meter.read.run(read) {
+                        Ok(moved) => {
+                            got = moved;
+                            meter.mapped_bytes.fetch_add(moved as u64, Relaxed);
+                        }
+                        // A plain read is the second try, and says what is wrong.
+                        Err(_) => {
+                            tried = true;
+                            meter.retries.fetch_add(1, Relaxed);
+                        }
+                    }
+                }
                 while got < into.len() {
                     let at = offset.saturating_add(got as u64);
                     let rest = &mut into[got..];

@@ -4,8 +4,10 @@
 use crate::fault::{late, no_file};
 use crate::files::{self, DIRECT_ALIGN, FileTable, OpenFile, Way};
 use crate::fill::{Fill, Filling, Priority};
+use crate::mapped;
 use crate::meter::{Meter, lock};
-use crate::owner::{Batch, Job};
+use crate::owner::{Batch, Job, Owner};
+use crate::pace::Pace;
 use crate::piece::{CACHED_BYTES, Piece, Task};
 use crate::queue::Queue;
 use crate::region::Region;
@@ -14,7 +16,7 @@ use crate::ring::Ring;
 use crate::service::{Counters, FileFacts, OpenHow, Storage};
 use kvern_contract::{FileId, FileRead, FileWrite, Result};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Most bytes of one read that goes through memory of its own.
@@ -68,25 +70,52 @@ pub struct Service {
     bell: Option<Arc<crate::ring::Bell>>,
     refused: Option<String>,
     threads: usize,
+    /// Who reads mapped files, once there is one.
+    mapped: OnceLock<Crew>,
+    pace: Arc<Pace>,
     piece_bytes: usize,
 }
+
+/// Threads with a queue of their own.
+struct Crew {
+    queue: Arc<Queue>,
+    threads: usize,
+}
+
+impl Crew {
+    /// As many of `threads` as the system starts.
+    fn start(name: &str, threads: usize, queue: Arc<Queue>, meter: &Arc<Meter>) -> Crew {
+        let start = |index: &usize| {
+            let (queue, meter) = (queue.clone(), meter.clone());
+            let named = std::thread::Builder::new().name(format!("{name}-{index}"));
+            named.spawn(move || queue.work(&meter)).is_ok()
+        };
+        let threads = (0..threads).filter(start).count();
+        Crew { queue, threads }
+    }
+}
+
 impl Service {
     /// Starts the ring's thread, or `spec.threads` threads. Where the system refuses every one,
     /// calls run on their caller's thread, and deadlines are seen only between pieces.
     pub fn new(spec: ServiceSpec) -> Arc<Self> {
         let align = DIRECT_ALIGN as usize;
+        let pace = Arc::new(Pace::new(spec.bytes_per_second));
         let mut service = Service {
             files: FileTable::new(),
             meter: Arc::new(Meter::default()),
-            queue: Arc::new(Queue::new(spec.bytes_per_second)),
+            queue: Arc::new(Queue::new(pace.clone())),
             asked: Asked::default(),
             bell: None,
             refused: None,
             threads: 0,
+            mapped: OnceLock::new(),
+            pace,
             piece_bytes: spec.piece_bytes.clamp(align, 1 << 30) / align * align,
         };
         if spec.path == PathChoice::Pool || !service.start_ring(spec.depth) {
-            service.start_threads(spec.threads);
+            let crew = Crew::start("kvern-io", spec.threads, service.queue.clone(), &service.meter);
+            service.threads = crew.threads;
         }
         Arc::new(service)
     }
@@ -121,11 +150,18 @@ impl Service {
         }
     }
 
-    fn start_threads(&mut self, threads: usize) {
-        for index in 0..threads {
-            let (queue, meter) = (self.queue.clone(), self.meter.clone());
-            let named = std::thread::Builder::new().name(format!("kvern-io-{index}"));
-            self.threads += usize::from(named.spawn(move || queue.work(&meter)).is_ok());
+    /// Starts fills of mapped files.
+    fn start_mapped(&self, pieces: Vec<(Piece, Owner)>, priority: Priority) {
+        if pieces.is_empty() {
+            return;
+        }
+        let crew = self.mapped.get_or_init(|| {
+            let queue = Arc::new(Queue::new(self.pace.clone()));
+            Crew::start("kvern-map", mapped::THREADS, queue, &self.meter)
+        });
+        crew.queue.push(pieces, priority);
+        if crew.threads == 0 {
+            crew.queue.drain(&self.meter);
         }
     }
 
@@ -141,7 +177,7 @@ impl Service {
             let part = move |(at, bytes)| (from + at, bytes, way);
             let most = match way {
                 Way::Direct => self.piece_bytes,
-                Way::Cached => self.piece_bytes.min(CACHED_BYTES),
+                Way::Cached | Way::Mapped => self.piece_bytes.min(CACHED_BYTES),
             };
             cuts(to - from, most).map(part).collect::<Vec<_>>()
         };
@@ -307,7 +343,7 @@ impl Storage for Service {
         let names = files.iter().map(|file| file.as_ref().map_or("no file".into(), |f| f.name()));
         let reads = names.zip(fills.iter().map(|fill| fill.offset));
         let (filling, tickets) = Filling::new(reads, self.meter.clone());
-        let mut pieces = Vec::new();
+        let (mut pieces, mut pages) = (Vec::new(), Vec::new());
         for ((ticket, fill), file) in tickets.into_iter().zip(fills).zip(files) {
             let Fill { offset, mut into, .. } = fill;
             let file = match file {
@@ -322,9 +358,16 @@ impl Storage for Service {
                 ticket.answer(done.map(|()| into));
                 continue;
             }
-            let cuts = self.cuts_of(&file, offset, into.as_ptr().addr(), into.len());
-            pieces.extend(Job::start(into, ticket, &file, offset, &cuts));
+            let long = mapped::cuts(offset, into.len()).filter(|_| file.is_mapped());
+            match long {
+                Some(cuts) => pages.extend(Job::start(into, ticket, &file, offset, &cuts)),
+                None => {
+                    let cuts = self.cuts_of(&file, offset, into.as_ptr().addr(), into.len());
+                    pieces.extend(Job::start(into, ticket, &file, offset, &cuts));
+                }
+            }
         }
+        self.start_mapped(pages, priority);
         self.queue.push(pieces, priority);
         if self.is_alone() {
             self.queue.drain(&self.meter);
@@ -404,6 +447,9 @@ impl Storage for Service {
 impl Drop for Service {
     fn drop(&mut self) {
         self.queue.stop();
+        if let Some(crew) = self.mapped.get() {
+            crew.queue.stop();
+        }
     }
 }
 

@@ -13,7 +13,6 @@
 //!
 //! Offsets and lengths are bytes. Nothing here looks at what the bytes mean.
 
-mod ahead;
 mod born;
 mod budget;
 pub mod double;
@@ -22,6 +21,7 @@ mod files;
 mod fill;
 mod front;
 mod lock;
+mod mapped;
 mod meter;
 mod owner;
 mod pace;

@@ -15,10 +15,6 @@ use std::sync::atomic::Ordering::Relaxed;
 /// Most bytes of one operation through the page cache, which holds all that is under way.
 pub(crate) const CACHED_BYTES: usize = 512 << 10;
 
-/// Bytes from which on a piece of a fill is one of many; less are a row, or an end that is not
-/// aligned.
-const LONG_BYTES: usize = 64 << 10;
-
 /// Memory of a caller that waits until every piece of its batch is done.
 pub(crate) struct Lent {
     pub(crate) address: *mut u8,
@@ -78,11 +74,6 @@ impl Piece {
     /// Whether bytes come rather than go.
     pub(crate) fn reads(&self) -> bool {
         !matches!(self.task, Task::WriteOwned(_) | Task::WriteShown(_))
-    }
-    /// Whether it is a part of a long read through the page cache.
-    pub(crate) fn passes(&self) -> bool {
-        let long = |lent: &Lent| lent.bytes >= LONG_BYTES;
-        self.way == Way::Cached && matches!(&self.task, Task::ReadLeased(lent) if long(lent))
     }
     /// Bytes that it moves.
     pub(crate) fn bytes(&self) -> usize {

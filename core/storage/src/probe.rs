@@ -20,8 +20,9 @@ pub struct ProbeHow {
     pub from: u64,
     /// Bytes of the file from its start to stay within; `None`: all of it.
     pub within: Option<u64>,
-    /// Round the page cache. Without it the rate is the page cache's where that has the file.
-    pub direct: bool,
+    /// To open the file: `Direct` goes round the page cache, `Read` has the page cache's rate where
+    /// that has the file.
+    pub open: OpenHow,
     /// What moves the bytes.
     pub path: PathChoice,
 }
@@ -48,7 +49,7 @@ const HUGE: usize = 2 << 20;
 /// Reads a file, again and again, for about `most`. Memory: a block an operation, at least 2 MiB.
 /// *Errors* Invalid (the file holds fewer bytes than the operations at once), and the reads'.
 pub fn drive_rate(path: &Path, how: ProbeHow, most: Duration) -> Result<DriveRate> {
-    let ProbeHow { block_bytes, depth, direct, .. } = how;
+    let ProbeHow { block_bytes, depth, open, .. } = how;
     let (block, depth) = (block_bytes.max(4096), depth.max(1));
     let service = Service::new(ServiceSpec {
         path: how.path,
@@ -57,7 +58,6 @@ pub fn drive_rate(path: &Path, how: ProbeHow, most: Duration) -> Result<DriveRat
         piece_bytes: block,
         ..ServiceSpec::default()
     });
-    let open = if direct { OpenHow::Direct } else { OpenHow::Read };
     let file = service.open(path, open)?;
     let bytes = service.bytes(file)?;
     let blocks = how.within.map_or(bytes, |within| within.min(bytes)) / block as u64;
@@ -113,8 +113,14 @@ mod tests {
         std::fs::write(&path, vec![3; 64 << 10]).unwrap();
         for choice in [PathChoice::Auto, PathChoice::Pool] {
             let (block_bytes, depth, from) = (8192, 4, 40 << 10);
-            let how =
-                ProbeHow { block_bytes, depth, from, within: None, direct: true, path: choice };
+            let how = ProbeHow {
+                block_bytes,
+                depth,
+                from,
+                within: None,
+                open: OpenHow::Direct,
+                path: choice,
+            };
             let rate = drive_rate(&path, how, Duration::ZERO).unwrap();
             assert_eq!(rate.bytes, 4 * 8192);
             assert!(rate.bytes_per_second > 0.0);

@@ -15,8 +15,6 @@ use std::time::{Duration, Instant};
 struct Waiting {
     /// By priority, each first come, first served.
     pieces: [VecDeque<(Piece, Owner)>; 3],
-    /// Parts of long reads through the page cache that are under way.
-    passing: usize,
     stopped: bool,
 }
 impl Waiting {
@@ -30,11 +28,6 @@ impl Waiting {
                     meter.cancelled.fetch_add(1, Relaxed);
                     continue;
                 }
-                if piece.passes() && self.passing >= piece.file.at_once {
-                    // Whoever ends one looks again.
-                    pieces.push_front((piece, owner));
-                    break;
-                }
                 if piece.reads() {
                     let now = Instant::now();
                     let pause = pace.pause(now);
@@ -45,11 +38,10 @@ impl Waiting {
                     }
                     pace.begin(piece.bytes() as u64, now);
                 }
-                self.passing += usize::from(piece.passes());
                 return Next::Work(piece, owner);
             }
         }
-        match (later, self.stopped && self.passing == 0) {
+        match (later, self.stopped) {
             (Some(pause), _) => Next::Later(pause),
             (None, true) => Next::Stopped,
             (None, false) => Next::Empty,
@@ -76,7 +68,8 @@ pub(crate) struct Queue {
     arrived: Condvar,
     /// Told of each arrival, where the mover sleeps elsewhere than on `arrived`.
     bell: OnceLock<Box<dyn Fn() + Send + Sync>>,
-    pace: Pace,
+    /// Of all queues of a service.
+    pace: Arc<Pace>,
     /// Memory of finished reads, used again: fresh memory costs more than the copy out of it.
     spare: Mutex<Vec<Vec<u8>>>,
 }
@@ -85,9 +78,9 @@ pub(crate) struct Queue {
 const SPARE_BUFFERS: usize = 8;
 
 impl Queue {
-    /// A queue whose reads start at most at this rate.
-    pub(crate) fn new(bytes_per_second: Option<u64>) -> Self {
-        Queue { pace: Pace::new(bytes_per_second), ..Queue::default() }
+    /// A queue whose reads start at this pace.
+    pub(crate) fn new(pace: Arc<Pace>) -> Self {
+        Queue { pace, ..Queue::default() }
     }
     /// Calls `bell` at each arrival from now on.
     pub(crate) fn tell(&self, bell: impl Fn() + Send + Sync + 'static) {
@@ -158,13 +151,6 @@ impl Queue {
             }
         }
     }
-    /// A piece that was taken has been answered; `passed`: it was one of a long read.
-    pub(crate) fn ended(&self, passed: bool) {
-        if passed {
-            lock(&self.waiting).passing -= 1;
-            self.arrived.notify_all();
-        }
-    }
     /// Memory for a read of its own.
     pub(crate) fn memory(&self, bytes: usize) -> Vec<u8> {
         let mut own = lock(&self.spare).pop().unwrap_or_default();
@@ -174,7 +160,7 @@ impl Queue {
     /// Moves a piece on this thread.
     pub(crate) fn move_now(&self, piece: Piece, owner: Owner, meter: &Meter) {
         owner.began(&piece);
-        let (offset, passes) = (piece.offset, piece.passes());
+        let offset = piece.offset;
         let own = match piece.task {
             Task::ReadOwned { bytes } => self.memory(bytes),
             _ => Vec::new(),
@@ -183,7 +169,6 @@ impl Queue {
         meter.depth_peak.fetch_max(depth, Relaxed);
         let done = run(piece, own, meter);
         meter.depth.fetch_sub(1, Relaxed);
-        self.ended(passes);
         owner.answer(offset, done);
     }
 }
@@ -192,11 +177,6 @@ impl Queue {
 mod tests {
     use super::*;
     use crate::files::{OpenFile, Way};
-    use crate::fill::Filling;
-    use crate::owner::Job;
-    use crate::piece::CACHED_BYTES;
-    use crate::region::Region;
-    use crate::service::OpenHow;
 
     fn read(request: usize, bytes: usize) -> Piece {
         let file = Arc::new(OpenFile::memory("m", &[0; 64]));
@@ -219,7 +199,7 @@ mod tests {
 
     #[test]
     fn urgent_pieces_go_first_then_those_of_a_priority_as_they_came() {
-        let queue = Queue::new(None);
+        let queue = Queue::default();
         let order = [Priority::Background, Priority::Next, Priority::Next, Priority::Urgent];
         let batches: Vec<_> = (0..4).map(|i| queued(&queue, order[i], i)).collect();
         let taken: Vec<_> = std::iter::from_fn(|| next(&queue)).collect();
@@ -229,7 +209,7 @@ mod tests {
 
     #[test]
     fn urgent_reads_do_not_wait_for_the_pace_and_others_do() {
-        let queue = Queue::new(Some(1));
+        let queue = Queue::new(Arc::new(Pace::new(Some(1))));
         let _kept = [Priority::Next, Priority::Next, Priority::Urgent, Priority::Urgent]
             .into_iter()
             .enumerate()
@@ -243,38 +223,8 @@ mod tests {
     }
 
     #[test]
-    fn of_long_reads_through_the_page_cache_no_more_are_under_way_than_their_file_has() {
-        let region = Region::new(3 * CACHED_BYTES).unwrap();
-        let (name, here) = ("/proc/self/exe", Arc::<Meter>::default());
-        let mut file = OpenFile::open(name.as_ref(), OpenHow::Read).unwrap();
-        file.at_once = 2;
-        let file = Arc::new(file);
-        let (filling, tickets) = Filling::new([(file.name(), 0)], here.clone());
-        let whole = region.lend(0, region.bytes()).unwrap();
-        let cuts = [0, 1, 2].map(|n| (n * CACHED_BYTES, CACHED_BYTES, Way::Cached));
-        let pieces: Vec<_> = tickets
-            .into_iter()
-            .zip([whole])
-            .flat_map(|(ticket, lease)| Job::start(lease, ticket, &file, 0, &cuts))
-            .collect();
-        let queue = Queue::new(None);
-        queue.push(pieces, Priority::Next);
-        let taken: Vec<_> = std::iter::from_fn(|| match queue.look(&here) {
-            Next::Work(piece, owner) => Some((piece, owner)),
-            _ => None,
-        })
-        .collect();
-        assert_eq!(taken.len(), 2);
-        queue.stop();
-        assert!(matches!(queue.look(&here), Next::Empty), "one waits, and is served");
-        queue.ended(true);
-        assert!(matches!(queue.look(&here), Next::Work(..)));
-        drop((taken, filling));
-    }
-
-    #[test]
     fn what_nobody_waits_for_is_dropped_and_counted() {
-        let (queue, meter) = (Queue::new(None), Meter::default());
+        let (queue, meter) = (Queue::default(), Meter::default());
         let batch = queued(&queue, Priority::Next, 0);
         batch.give_up();
         assert!(matches!(queue.look(&meter), Next::Empty));

@@ -49,8 +49,6 @@ struct UnderWay {
     owner: Owner,
     /// Memory of a [`Task::ReadOwned`].
     own: Vec<u8>,
-    /// It is a part of a long read through the page cache, as the queue counts them.
-    passes: bool,
     /// Bytes that came or went before, by shorter answers than was asked for.
     done: usize,
     tried: bool,
@@ -196,8 +194,7 @@ impl Ring {
                         Task::ReadOwned { bytes } => self.queue.memory(bytes),
                         _ => Vec::new(),
                     };
-                    let passes = piece.passes();
-                    let held = UnderWay { piece, owner, own, passes, done: 0, tried: false };
+                    let held = UnderWay { piece, owner, own, done: 0, tried: false };
                     self.slots[slot].holds = Some(held);
                     let depth = (self.slots.len() - self.free.len()) as u64;
                     self.meter.depth_peak.fetch_max(depth, Ordering::Relaxed);
@@ -318,8 +315,7 @@ impl Ring {
         let Some(held) = self.slots[slot].holds.take() else { return };
         self.slots[slot].generation = generation.wrapping_add(1);
         self.free.push(slot);
-        let UnderWay { piece, owner, own, passes, .. } = held;
-        self.queue.ended(passes);
+        let UnderWay { piece, owner, own, .. } = held;
         let own = matches!(piece.task, Task::ReadOwned { .. }).then_some(own);
         if let (Some(own), Ok(())) = (&own, &done) {
             self.meter.copied_bytes.fetch_add(own.len() as u64, Ordering::Relaxed);

@@ -14,8 +14,11 @@ pub enum OpenHow {
     Read,
     /// It must be there, and reads go round the page cache where the file system does that: asked
     /// with a real read, since some accept it at open and refuse the first transfer. Where it does
-    /// not, through it.
+    /// not, as `Passing`.
     Direct,
+    /// It must be there, and reads go through the page cache, which cannot keep it: where the
+    /// system maps files in huge pages, long fills take them one by one and drop them.
+    Passing,
     /// Read and write; created if absent, with its directories (mode 0700).
     Write,
 }
@@ -29,6 +32,8 @@ pub struct FileFacts {
     pub direct: bool,
     /// Why not, where that was asked for.
     pub refused: Option<String>,
+    /// Long fills come by mapped huge pages, which do not stay in the page cache.
+    pub mapped: bool,
 }
 
 /// What moved since the service started; counted where the bytes move, so that a read answered from
@@ -54,6 +59,8 @@ pub struct Counters {
     pub memory_bytes: u64,
     /// Of `bytes_read`, those that went round the page cache.
     pub direct_bytes: u64,
+    /// Of `bytes_read`, those that came by mapped huge pages.
+    pub mapped_bytes: u64,
     /// Of `bytes_read`, those that went through memory of the service's own, because the request
     /// was not aligned or had a deadline.
     pub copied_bytes: u64,

@@ -38,7 +38,7 @@ fn fills_of_any_place_length_and_alignment_give_the_files_bytes() {
     let (path, bytes) = written(dir.path());
     let mut random = Random::new(7);
     for (index, service) in services().into_iter().enumerate() {
-        for how in [OpenHow::Read, OpenHow::Direct] {
+        for how in [OpenHow::Read, OpenHow::Direct, OpenHow::Passing] {
             let file = service.open(&path, how).unwrap();
             let region = Region::new(2 << 20).unwrap();
             if random.one_in(2) {
@@ -147,7 +147,7 @@ fn a_fill_past_the_end_says_what_was_asked_and_what_came() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("short"), [1; 5000]).unwrap();
     for service in services() {
-        for how in [OpenHow::Read, OpenHow::Direct] {
+        for how in [OpenHow::Read, OpenHow::Direct, OpenHow::Passing] {
             let file = service.open(&dir.path().join("short"), how).unwrap();
             let region = Region::new(8192).unwrap();
             let fill = Fill { file, offset: 0, into: region.lend(0, 8192).unwrap() };

@@ -55,7 +55,11 @@ impl Blueprint {
             ceilings.as_ref(),
             &Wanted {
                 file: largest(&files),
-                how: if reading.how == WeightPath::Direct { How::Direct } else { How::Cached },
+                how: match reading.how {
+                    WeightPath::Direct => How::Direct,
+                    WeightPath::Passing => How::Cold,
+                    WeightPath::Cached => How::Cached,
+                },
                 threads: reads::path(settings) == PathChoice::Pool,
                 limit: settings.drive_rate,
                 device: device_key(settings, &device.origin, &device.options),

@@ -67,14 +67,14 @@ impl Planned {
         })
     }
 
-    /// How long a sweep takes at the best rates; `None` where one was not measured.
-    pub fn best(&self) -> Option<Prediction> {
+    /// How long a sweep takes; `None` where a rate was not measured.
+    pub fn foreseen(&self) -> Option<Prediction> {
         self.facts.predict(self.known.rates(self.rows), self.rows)
     }
 
-    /// The same with the drive as it mostly was.
-    pub fn usual(&self) -> Option<Prediction> {
-        self.facts.predict(self.known.usual_rates(self.rows), self.rows)
+    /// The same with the drive as it was in its best moment.
+    pub fn at_best(&self) -> Option<Prediction> {
+        self.facts.predict(self.known.best_rates(self.rows), self.rows)
     }
 
     /// Why there is no prediction.
@@ -90,7 +90,7 @@ impl Planned {
         let [kv, offload, device] = self.origins.each_ref().map(|o| o.described.name.as_str());
         let holders =
             facts.holders.iter().map(|(holder, bytes)| json!({"holder": holder, "bytes": bytes}));
-        let prediction = self.best().map(|p| foreseen(&p, self.usual().as_ref()));
+        let prediction = self.foreseen().map(|p| told(&p, self.at_best().as_ref()));
         let mut reasons = Map::new();
         if prediction.is_none() {
             reasons.insert("prediction".into(), self.unforeseen().into());
@@ -151,16 +151,16 @@ pub fn tier(tier: UnitTier) -> &'static str {
     }
 }
 
-fn foreseen(best: &Prediction, usual: Option<&Prediction>) -> Value {
-    let rows = f64::from(best.rows);
+fn told(usual: &Prediction, best: Option<&Prediction>) -> Value {
+    let rows = f64::from(usual.rows);
     json!({
-        "rows": best.rows,
-        "seconds_per_sweep": best.seconds,
-        "seconds_per_token": best.seconds / rows,
-        "tokens_per_second": rows / best.seconds,
-        "read_seconds": best.read,
-        "compute_seconds": best.compute,
-        "apart_seconds": best.apart,
-        "seconds_per_sweep_at_median_drive": usual.map(|p| p.seconds),
+        "rows": usual.rows,
+        "seconds_per_sweep": usual.seconds,
+        "seconds_per_token": usual.seconds / rows,
+        "tokens_per_second": rows / usual.seconds,
+        "read_seconds": usual.read,
+        "compute_seconds": usual.compute,
+        "apart_seconds": usual.apart,
+        "seconds_per_sweep_at_best_drive": best.map(|p| p.seconds),
     })
 }

@@ -82,6 +82,7 @@ pub fn storage(reads: &Reads, before: &Facts, after: &Facts) -> Storage {
         io_path_reason: reads.ring_refused.clone(),
         bytes_read,
         direct_bytes: is.direct_bytes - was.direct_bytes,
+        mapped_bytes: is.mapped_bytes - was.mapped_bytes,
         reads: is.reads - was.reads,
         registered_reads: is.registered_reads - was.registered_reads,
         copied_bytes: is.copied_bytes - was.copied_bytes,

@@ -47,7 +47,8 @@ impl Files {
     ) -> Result<Self> {
         let open = match how {
             WeightPath::Direct => OpenHow::Direct,
-            WeightPath::Cached | WeightPath::Passing => OpenHow::Read,
+            WeightPath::Cached => OpenHow::Read,
+            WeightPath::Passing => OpenHow::Passing,
         };
         let mut ids = Vec::new();
         for file in &model.tensors().files {

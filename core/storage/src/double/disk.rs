@@ -196,7 +196,7 @@ impl Disk {
     /// How the bytes of an open file are reached.
     pub(super) fn facts(&self, file: FileId) -> FileFacts {
         let align = self.handles.get(&file).map_or(1, |handle| handle.align);
-        FileFacts { align, direct: align > 1, refused: None }
+        FileFacts { align, direct: align > 1, ..FileFacts::default() }
     }
     /// Whether an open file, under its name, still is what was opened.
     pub(super) fn unchanged(&self, file: FileId) -> Result<()> {

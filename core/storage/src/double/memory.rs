@@ -134,7 +134,7 @@ impl Storage for MemoryStorage {
                 }
                 inode
             }
-            (None, OpenHow::Read | OpenHow::Direct) => {
+            (None, OpenHow::Read | OpenHow::Direct | OpenHow::Passing) => {
                 let text = format!("{}: no such file", path.display());
                 return Err(Error::new(ErrorKind::NotFound, "storage/open", text));
             }

@@ -123,6 +123,43 @@ fn a_read_that_fails_once_is_tried_again_and_one_that_fails_twice_names_file_and
     }
 }
 
+#[test]
+fn a_huge_page_that_fails_is_read_plainly_and_one_that_fails_again_names_file_and_offset() {
+    let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let path = dir.path().join("weights");
+    let bytes: Vec<u8> = (0..5 << 20).map(|i: u32| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect();
+    std::fs::write(&path, &bytes).unwrap();
+    for choice in [PathChoice::Auto, PathChoice::Pool] {
+        let service = service(choice, 2);
+        let file = service.open(&path, OpenHow::Passing).unwrap();
+        if !service.facts(file).unwrap().mapped {
+            return;
+        }
+        let failing = &service.files.get(file).unwrap().failing;
+        let region = Region::new(bytes.len()).unwrap();
+        let (offset, length) = (12345, (4 << 20) + 777);
+        let whole = || {
+            let into = region.lend(0, length).unwrap();
+            let fill = Fill { file, offset, into };
+            service.fill(vec![fill], Priority::Next).wait(LONG).remove(0)
+        };
+        let want = &bytes[offset as usize..offset as usize + length];
+        let mapped = || service.counters().mapped_bytes;
+        assert!(whole().unwrap()[..] == *want);
+        assert_eq!((mapped(), service.counters().reads), (length as u64, 3), "three huge pages");
+        failing.store(1, Relaxed);
+        assert!(whole().unwrap()[..] == *want);
+        assert_eq!(service.counters().retries, 1);
+        let again = mapped() - length as u64;
+        assert!(again < length as u64 && again > 0, "one page was read plainly: {again}");
+        failing.store(u32::MAX, Relaxed);
+        let error = whole().err().unwrap();
+        assert!(error.message.contains("input/output error at offset"), "{}", error.message);
+        assert!(error.message.contains("twice; check the drive"), "{}", error.message);
+        assert!(region.lend(0, region.bytes()).is_ok(), "its memory is free again");
+    }
+}
+
 /// A file whose reads come when somebody writes into the pipe.
 fn pipe(service: &Service) -> (FileId, std::io::PipeWriter) {
     let (reader, writer) = std::io::pipe().unwrap();

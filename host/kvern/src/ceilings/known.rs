@@ -65,14 +65,14 @@ impl Known {
         Known { drive: drive(ceilings, wanted), device: device(ceilings, wanted) }
     }
 
-    /// The rates of the best rounds, for sweeps of so many rows.
+    /// What sweeps of so many rows can count on: of the drive the median of long reads.
     pub fn rates(&self, rows: u32) -> Rates {
-        Rates { drive: self.drive.as_ref().ok().map(KnownDrive::best), ..self.device_rates(rows) }
+        Rates { drive: self.drive.as_ref().ok().map(KnownDrive::median), ..self.device_rates(rows) }
     }
 
-    /// The same, with the drive's rate of the median round.
-    pub fn usual_rates(&self, rows: u32) -> Rates {
-        Rates { drive: self.drive.as_ref().ok().map(KnownDrive::median), ..self.device_rates(rows) }
+    /// The same with the drive as it was in its best moment.
+    pub fn best_rates(&self, rows: u32) -> Rates {
+        Rates { drive: self.drive.as_ref().ok().map(KnownDrive::best), ..self.device_rates(rows) }
     }
 
     fn device_rates(&self, rows: u32) -> Rates {
@@ -186,15 +186,21 @@ const CLEARLY: f64 = 1.1;
 
 impl super::DriveCeiling {
     /// The way to read: the fastest by its median, or the usual one where that is no slower to
-    /// speak of. Its `best` is the best of all ways: more has not been seen of the drive.
+    /// speak of. Its `median` is that of a long read where one was measured; its `best` is the best
+    /// of all ways: more has not been seen of the drive.
     pub fn choice(&self, how: How) -> Option<ReadRate> {
         let of = || self.rates.iter().filter(|rate| rate.how == how);
         let fastest = of().max_by(|a, b| a.median.total_cmp(&b.median))?;
         let usual = if how == How::Direct { USUAL } else { USUAL_CACHED };
         let usual = of().find(|rate| (rate.block_bytes, rate.depth) == usual);
         let usual = usual.filter(|rate| rate.median * CLEARLY >= fastest.median);
-        let best = of().map(|rate| rate.best).fold(0.0, f64::max);
-        Some(ReadRate { best, ..*usual.unwrap_or(fastest) })
+        let way = *usual.unwrap_or(fastest);
+        let alike = |long: &&ReadRate| {
+            (long.how, long.block_bytes, long.depth) == (way.how, way.block_bytes, way.depth)
+        };
+        let long = self.sustained.iter().find(alike);
+        let best = of().chain(long).map(|rate| rate.best).fold(0.0, f64::max);
+        Some(ReadRate { best, median: long.unwrap_or(&way).median, ..way })
     }
 }
 

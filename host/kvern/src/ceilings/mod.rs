@@ -93,8 +93,10 @@ pub struct DriveCeiling {
     /// Why nothing was read round the page cache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub direct_refused: Option<String>,
-    /// Every way that was measured.
+    /// Every way that was measured, for moments each.
     pub rates: Vec<ReadRate>,
+    /// The ways that runs read in, measured for as long as a sweep takes.
+    pub sustained: Vec<ReadRate>,
     /// When: UTC, RFC 3339.
     pub measured_at: String,
 }

@@ -45,13 +45,19 @@ pub struct Asked<'a> {
 /// Blocks and depths of direct reads.
 const BLOCKS: [usize; 5] = [128 << 10, 256 << 10, 512 << 10, 1 << 20, 4 << 20];
 const DEPTHS: [usize; 4] = [1, 4, 16, 32];
-/// Of those through the page cache.
-const BUFFERED_BLOCKS: [usize; 2] = [128 << 10, 512 << 10];
-const BUFFERED_DEPTHS: [usize; 2] = [1, 16];
+/// Of those through a page cache that does not have the bytes, and of those out of it.
+const COLD_BLOCKS: [usize; 1] = [2 << 20];
+const COLD_DEPTHS: [usize; 1] = [16];
+const CACHED_BLOCKS: [usize; 2] = [128 << 10, 512 << 10];
+const CACHED_DEPTHS: [usize; 2] = [1, 16];
 /// Every way is tried in turn, this often: a drive that others share has better and worse moments.
 const ROUNDS: usize = 5;
 /// For so long each time.
 const SLICE: Duration = Duration::from_millis(120);
+/// What was chosen is read for longer, this often: a drive gives for a moment what it does not give
+/// for a sweep.
+const LONG_ROUNDS: usize = 5;
+const LONG_SLICE: Duration = Duration::from_millis(1500);
 /// Bytes of a file that is made, if there is room for four of it; and the least that says anything.
 const SCRATCH: u64 = 1 << 30;
 const SCRATCH_LEAST: u64 = 64 << 20;
@@ -199,10 +205,10 @@ fn drive(asked: &Asked<'_>) -> Outcome<DriveCeiling> {
             interrupt::check()?;
             // Each time elsewhere: a drive may have a cache of its own.
             let from = place(round * PLACES + index, bytes);
-            way.samples.push(way.read(file, asked.path, from)?);
+            way.samples.push(way.read(file, asked.path, from, SLICE)?);
         }
     }
-    Ok(DriveCeiling {
+    let mut drive = DriveCeiling {
         device: device_number(file).map_err(told)?,
         file_system: Drive::of(file.parent().unwrap_or(Path::new("/"))).file_system,
         file: file.into(),
@@ -210,8 +216,20 @@ fn drive(asked: &Asked<'_>) -> Outcome<DriveCeiling> {
         path_reason: service.path_reason().map(Into::into),
         direct_refused,
         rates: ways.into_iter().map(Way::rate).collect(),
+        sustained: Vec::new(),
         measured_at: Timestamp::now().to_string(),
-    })
+    };
+    let chosen = [How::Direct, How::Cold].into_iter().filter_map(|how| drive.choice(how));
+    let mut chosen: Vec<Way> = chosen.map(Way::of).collect();
+    for round in 0..LONG_ROUNDS {
+        for way in &mut chosen {
+            interrupt::check()?;
+            let from = place(round, bytes);
+            way.samples.push(way.read(file, asked.path, from, LONG_SLICE)?);
+        }
+    }
+    drive.sustained = chosen.into_iter().map(Way::rate).collect();
+    Ok(drive)
 }
 
 /// More than there are ways.
@@ -243,8 +261,8 @@ fn ways(direct: bool, bytes: u64) -> Vec<Way> {
         ways.collect::<Vec<_>>()
     };
     let mut ways = if direct { grid(How::Direct, &BLOCKS, &DEPTHS) } else { Vec::new() };
-    ways.extend(grid(How::Cold, &BUFFERED_BLOCKS, &BUFFERED_DEPTHS));
-    ways.extend(grid(How::Cached, &BUFFERED_BLOCKS, &BUFFERED_DEPTHS));
+    ways.extend(grid(How::Cold, &COLD_BLOCKS, &COLD_DEPTHS));
+    ways.extend(grid(How::Cached, &CACHED_BLOCKS, &CACHED_DEPTHS));
     ways.retain(|way| {
         let within = if way.how == How::Cached { bytes.min(CACHED) } else { bytes };
         (way.block * way.depth) as u64 <= within
@@ -253,14 +271,19 @@ fn ways(direct: bool, bytes: u64) -> Vec<Way> {
 }
 
 impl Way {
-    fn read(&self, file: &Path, path: PathChoice, from: u64) -> Outcome<f64> {
-        let (within, direct) = match self.how {
-            How::Direct => (None, true),
-            How::Cold => (None, false),
-            How::Cached => (Some(CACHED), false),
+    /// One to measure anew.
+    fn of(rate: ReadRate) -> Way {
+        let (block, depth) = (rate.block_bytes as usize, rate.depth as usize);
+        Way { how: rate.how, block, depth, samples: Vec::new() }
+    }
+
+    fn read(&self, file: &Path, path: PathChoice, from: u64, most: Duration) -> Outcome<f64> {
+        let (within, open) = match self.how {
+            How::Direct => (None, OpenHow::Direct),
+            How::Cold => (None, OpenHow::Passing),
+            How::Cached => (Some(CACHED), OpenHow::Read),
         };
-        let how =
-            ProbeHow { block_bytes: self.block, depth: self.depth, from, within, direct, path };
+        let how = ProbeHow { block_bytes: self.block, depth: self.depth, from, within, open, path };
         match self.how {
             How::Direct => (),
             How::Cold => drop_pages(file),
@@ -270,7 +293,7 @@ impl Way {
                 .map(drop)
                 .map_err(|e| Failure::new(format!("{}: {e}", file.display())))?,
         }
-        Ok(drive_rate(file, how, SLICE)?.bytes_per_second)
+        Ok(drive_rate(file, how, most)?.bytes_per_second)
     }
 
     fn rate(mut self) -> ReadRate {

@@ -197,7 +197,7 @@ fn verdict(planned: &Planned) -> String {
         0 => format!("{} streams nothing", planned.model),
         bytes => format!("{} streams {} a sweep", planned.model, size(bytes)),
     };
-    match planned.best() {
+    match planned.foreseen() {
         Some(p) => {
             format!("{what}: {} a token, {:.2} tokens/s", seconds(p.seconds), p.seconds.recip())
         }

@@ -100,26 +100,25 @@ fn ceilings(planned: &Planned, rows: &mut Rows) {
 }
 
 fn prediction(planned: &Planned, rows: &mut Rows) {
-    let Some(best) = planned.best() else {
+    let Some(usual) = planned.foreseen() else {
         rows.add("prediction", format!("none: {}", planned.unforeseen()));
         return;
     };
-    let many = f64::from(best.rows);
+    let many = f64::from(usual.rows);
     rows.add(
         "prediction",
         format!(
             "{} a sweep, {:.2} tokens/s: {} reading, {} computing, {} that do not overlap",
-            seconds(best.seconds),
-            many / best.seconds,
-            seconds(best.read),
-            seconds(best.compute),
-            seconds(best.apart)
+            seconds(usual.seconds),
+            many / usual.seconds,
+            seconds(usual.read),
+            seconds(usual.compute),
+            seconds(usual.apart)
         ),
     );
-    let usual = planned.usual().filter(|_| planned.facts.read_bytes > 0);
-    if let Some(usual) = usual {
-        let (sweep, tokens) = (seconds(usual.seconds), many / usual.seconds);
-        rows.add("  median drive", format!("{sweep} a sweep, {tokens:.2} tokens/s"));
+    if let Some(best) = planned.at_best().filter(|_| planned.facts.read_bytes > 0) {
+        let (sweep, tokens) = (seconds(best.seconds), many / best.seconds);
+        rows.add("  drive at its best", format!("{sweep} a sweep, {tokens:.2} tokens/s"));
     }
 }
 
