@@ -64,8 +64,9 @@ pub(crate) fn table_bytes(
     })
 }
 
-/// Huge pages of files that are under way, and as much again for other files and code: with less a
-/// group of processes that is at its limit looks for a page to drop before every page that it reads.
+/// Huge pages of files that are under way, and more than as much again for other files and code:
+/// with less a group of processes that is at its limit looks for a page to drop before every page
+/// that it reads.
 const PASSING: u64 = 32 << 20;
 
 /// What a model takes whatever is chosen.

@@ -1,9 +1,9 @@
 //! Long reads of a file that the page cache cannot keep: a huge page of it is mapped and fetched at
 //! once, copied, and dropped again.
 //!
-//! Where a reader goes on, the kernel reads ahead of it; where a reader jumps, as one does from unit
-//! to unit, what was read ahead is of no use, and the drive is idle until the kernel has found the
-//! new rhythm. A mapping that is advised to be huge and read in random order is fetched by whole
+//! Where a reader goes on, the kernel reads ahead of it; where a reader jumps, as one does from
+//! unit to unit, what was read ahead is of no use, and the drive is idle until the kernel has found
+//! the new rhythm. A mapping that is advised to be huge and read in random order is fetched by whole
 //! huge pages, and nothing ahead of them (Linux: `do_sync_mmap_readahead`). The call that fetches
 //! returns when the page is there: several threads keep a drive busy.
 #![allow(unsafe_code)]
@@ -78,8 +78,8 @@ impl Mapped {
             let to = libc::iovec { iov_base: rest.as_mut_ptr().cast(), iov_len: rest.len() };
             let start = self.map.as_mut_ptr().wrapping_add(from + done);
             let mapped = libc::iovec { iov_base: start.cast(), iov_len: rest.len() };
-            // SAFETY: it writes to `rest` alone, which is borrowed, and reads what is mapped as long
-            // as `self` lives; where nothing is to be read it answers so.
+            // SAFETY: it writes to `rest` alone, which is borrowed, and reads what is mapped as
+            // long as `self` lives; where nothing is to be read it answers so.
             let moved = unsafe { libc::process_vm_readv(libc::getpid(), &to, 1, &mapped, 1, 0) };
             match usize::try_from(moved) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),

@@ -1,4 +1,4 @@
-//! What a drive gives: large sequential reads of a file that is there, by the service's own paths.
+//! What a drive gives: large sequential reads of files that are there, by the service's own paths.
 
 use crate::fill::{Fill, Filling, Priority};
 use crate::front::{PathChoice, Service, ServiceSpec};
@@ -7,6 +7,7 @@ use crate::service::{OpenHow, Storage};
 use kvern_contract::{Error, ErrorKind, Result};
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How to read.
@@ -16,9 +17,9 @@ pub struct ProbeHow {
     pub block_bytes: usize,
     /// Operations that the system has at once.
     pub depth: usize,
-    /// Where in the file to begin, in bytes.
+    /// Where to begin, in bytes of all files one behind the other.
     pub from: u64,
-    /// Bytes of the file from its start to stay within; `None`: all of it.
+    /// Bytes of each file from its start to stay within; `None`: all of it.
     pub within: Option<u64>,
     /// To open the file: `Direct` goes round the page cache, `Read` has the page cache's rate where
     /// that has the file.
@@ -43,12 +44,16 @@ pub struct DriveRate {
 /// Longest that one operation may take before the probe ends with Timeout.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Bytes of a huge page.
-const HUGE: usize = 2 << 20;
-
-/// Reads a file, again and again, for about `most`. Memory: a block an operation, at least 2 MiB.
-/// *Errors* Invalid (the file holds fewer bytes than the operations at once), and the reads'.
-pub fn drive_rate(path: &Path, how: ProbeHow, most: Duration) -> Result<DriveRate> {
+/// Reads files one after another, again and again, into all of `memory` in turn, for about `most`.
+/// Memory that a cache holds takes bytes faster than staging does, and memory that was never
+/// touched more slowly. *Errors* Invalid (files or memory hold fewer blocks than operations at
+/// once), and the reads'.
+pub fn drive_rate(
+    paths: &[&Path],
+    how: ProbeHow,
+    memory: &Arc<Region>,
+    most: Duration,
+) -> Result<DriveRate> {
     let ProbeHow { block_bytes, depth, open, .. } = how;
     let (block, depth) = (block_bytes.max(4096), depth.max(1));
     let service = Service::new(ServiceSpec {
@@ -58,39 +63,58 @@ pub fn drive_rate(path: &Path, how: ProbeHow, most: Duration) -> Result<DriveRat
         piece_bytes: block,
         ..ServiceSpec::default()
     });
-    let file = service.open(path, open)?;
-    let bytes = service.bytes(file)?;
-    let blocks = how.within.map_or(bytes, |within| within.min(bytes)) / block as u64;
+    // Each file, and how many blocks it and those before it have.
+    let (mut files, mut blocks) = (Vec::new(), 0);
+    for path in paths {
+        let file = service.open(path, open)?;
+        let bytes = service.bytes(file)?;
+        blocks += how.within.map_or(bytes, |within| within.min(bytes)) / block as u64;
+        files.push((file, blocks));
+    }
     if blocks < depth as u64 {
+        let first = paths.first().map_or("no file".into(), |path| path.display().to_string());
         let text = format!(
-            "{} holds {blocks} blocks of {block} bytes; {depth} at least are expected: name a \
-             larger file",
-            path.display()
+            "{first} and {} more hold {blocks} blocks of {block} bytes; {depth} at least are \
+             expected: name a larger file",
+            paths.len().saturating_sub(1)
         );
         return Err(Error::new(ErrorKind::Invalid, "storage/probe", text));
     }
-    // As weights are read: a drive takes longer for many small pages than for few large ones.
-    let region = Region::in_huge_pages((block * depth).next_multiple_of(HUGE))?;
-    service.register(&region);
+    let places = memory.bytes() / block;
+    if places < depth {
+        let text = format!(
+            "memory of {} bytes has {places} places for blocks of {block} bytes; {depth} at least \
+             are expected: lend more",
+            memory.bytes()
+        );
+        return Err(Error::new(ErrorKind::Invalid, "storage/probe", text));
+    }
+    service.register(memory);
     let mut next = how.from / block as u64 % blocks;
-    let mut start = |slot: usize| -> Result<Filling> {
-        let into = region.lend(slot * block, block)?;
-        let offset = next % blocks * block as u64;
+    let mut place = 0;
+    let mut start = || -> Result<Filling> {
+        // Those under way are the last few: this one is free.
+        let into = memory.lend(place * block, block)?;
+        place = (place + 1) % places;
+        let block_of_all = next % blocks;
         next += 1;
+        let index = files.partition_point(|(_, end)| *end <= block_of_all);
+        let before = index.checked_sub(1).map_or(0, |before| files[before].1);
+        let (file, offset) = (files[index].0, (block_of_all - before) * block as u64);
         Ok(service.fill(vec![Fill { file, offset, into }], Priority::Next))
     };
     let began = Instant::now();
-    let mut going: VecDeque<(usize, Filling)> = VecDeque::new();
-    for slot in 0..depth {
-        going.push_back((slot, start(slot)?));
+    let mut going: VecDeque<Filling> = VecDeque::new();
+    for _ in 0..depth {
+        going.push_back(start()?);
     }
     let mut bytes = 0;
-    while let Some((slot, filling)) = going.pop_front() {
+    while let Some(filling) = going.pop_front() {
         for done in filling.wait(DEADLINE) {
             bytes += done?.len() as u64;
         }
         if began.elapsed() < most {
-            going.push_back((slot, start(slot)?));
+            going.push_back(start()?);
         }
     }
     let took = began.elapsed().as_secs_f64();
@@ -98,7 +122,9 @@ pub fn drive_rate(path: &Path, how: ProbeHow, most: Duration) -> Result<DriveRat
         bytes_per_second: bytes as f64 / took.max(f64::MIN_POSITIVE),
         bytes,
         path: service.path_kind(),
-        direct: service.facts(file)?.direct,
+        direct: files.iter().try_fold(true, |all, (file, _)| {
+            service.facts(*file).map(|facts| all && facts.direct)
+        })?,
     })
 }
 
@@ -111,6 +137,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         std::fs::write(&path, vec![3; 64 << 10]).unwrap();
+        let memory = Region::new(9 * 8192).unwrap();
         for choice in [PathChoice::Auto, PathChoice::Pool] {
             let (block_bytes, depth, from) = (8192, 4, 40 << 10);
             let how = ProbeHow {
@@ -121,12 +148,12 @@ mod tests {
                 open: OpenHow::Direct,
                 path: choice,
             };
-            let rate = drive_rate(&path, how, Duration::ZERO).unwrap();
+            let rate = drive_rate(&[&path], how, &memory, Duration::ZERO).unwrap();
             assert_eq!(rate.bytes, 4 * 8192);
             assert!(rate.bytes_per_second > 0.0);
             let within = Some(24 << 10);
             for how in [ProbeHow { depth: 9, ..how }, ProbeHow { within, ..how }] {
-                let error = drive_rate(&path, how, Duration::ZERO).unwrap_err();
+                let error = drive_rate(&[&path], how, &memory, Duration::ZERO).unwrap_err();
                 assert_eq!(error.kind, ErrorKind::Invalid);
             }
         }

@@ -185,23 +185,37 @@ const USUAL_CACHED: (u64, u32) = (512 << 10, 16);
 const CLEARLY: f64 = 1.1;
 
 impl super::DriveCeiling {
-    /// The way to read: the fastest by its median, or the usual one where that is no slower to
-    /// speak of. Its `median` is that of a long read where one was measured; its `best` is the best
-    /// of all ways: more has not been seen of the drive.
+    /// The way to read. Its `best` is the best of all ways: more has not been seen of the drive.
     pub fn choice(&self, how: How) -> Option<ReadRate> {
+        let long = || self.sustained.iter().filter(|rate| rate.how == how);
         let of = || self.rates.iter().filter(|rate| rate.how == how);
-        let fastest = of().max_by(|a, b| a.median.total_cmp(&b.median))?;
-        let usual = if how == How::Direct { USUAL } else { USUAL_CACHED };
-        let usual = of().find(|rate| (rate.block_bytes, rate.depth) == usual);
-        let usual = usual.filter(|rate| rate.median * CLEARLY >= fastest.median);
-        let way = *usual.unwrap_or(fastest);
-        let alike = |long: &&ReadRate| {
-            (long.how, long.block_bytes, long.depth) == (way.how, way.block_bytes, way.depth)
-        };
-        let long = self.sustained.iter().find(alike);
-        let best = of().chain(long).map(|rate| rate.best).fold(0.0, f64::max);
-        Some(ReadRate { best, median: long.unwrap_or(&way).median, ..way })
+        let (chosen, _) = usual_or_fastest(how, long).or_else(|| usual_or_fastest(how, of))?;
+        let best = of().chain(long()).map(|rate| rate.best).fold(0.0, f64::max);
+        Some(ReadRate { best, ..chosen })
     }
+
+    /// Ways of which the best may be one: those to measure for longer.
+    pub fn candidates(&self, how: How) -> Vec<ReadRate> {
+        let of = || self.rates.iter().filter(|rate| rate.how == how);
+        let Some((chosen, other)) = usual_or_fastest(how, of) else { return Vec::new() };
+        [Some(chosen), other].into_iter().flatten().collect()
+    }
+}
+
+/// The fastest of some ways by its median, or the usual one where that is no slower to speak of;
+/// and the other of the two.
+fn usual_or_fastest<'a, I: Iterator<Item = &'a ReadRate>>(
+    how: How,
+    ways: impl Fn() -> I,
+) -> Option<(ReadRate, Option<ReadRate>)> {
+    let fastest = *ways().max_by(|a, b| a.median.total_cmp(&b.median))?;
+    let usual = if how == How::Direct { USUAL } else { USUAL_CACHED };
+    let is_usual = |rate: &&ReadRate| (rate.block_bytes, rate.depth) == usual;
+    let usual = ways().find(is_usual).copied().filter(|usual| *usual != fastest);
+    Some(match usual {
+        Some(usual) if usual.median * CLEARLY >= fastest.median => (usual, Some(fastest)),
+        other => (fastest, other),
+    })
 }
 
 fn device(ceilings: Option<&Ceilings>, wanted: &Wanted) -> Result<KnownDevice, String> {

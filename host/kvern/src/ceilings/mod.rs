@@ -7,7 +7,7 @@ mod probe;
 
 pub use known::{Known, Wanted};
 pub use memory::cache_bytes;
-pub use probe::{Asked, CACHES, Probed, probe};
+pub use probe::{Asked, CACHES, LONG, MOMENT, Probed, probe};
 
 use crate::fail::Outcome;
 use crate::log;
@@ -83,7 +83,7 @@ pub struct DriveCeiling {
     /// As `ext4`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_system: Option<String>,
-    /// What was read.
+    /// The largest file that was read.
     pub file: PathBuf,
     /// What moved the bytes: `io_uring`, `pread-pool`.
     pub path: String,
@@ -95,7 +95,7 @@ pub struct DriveCeiling {
     pub direct_refused: Option<String>,
     /// Every way that was measured, for moments each.
     pub rates: Vec<ReadRate>,
-    /// The ways that runs read in, measured for as long as a sweep takes.
+    /// Ways that runs may read in, measured for as long as a sweep takes.
     pub sustained: Vec<ReadRate>,
     /// When: UTC, RFC 3339.
     pub measured_at: String,

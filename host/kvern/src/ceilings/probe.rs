@@ -1,4 +1,4 @@
-//! Measures drive, memory and device, for about half a minute. What cannot be measured is told and
+//! Measures drive, memory and device, for less than a minute. What cannot be measured is told and
 //! costs the rest nothing.
 
 use super::known::device_number;
@@ -6,16 +6,20 @@ use super::{
     Ceilings, DeviceCeiling, DeviceKey, DriveCeiling, How, Identity, MemoryCeiling, ReadRate,
     RowsRate, Shape, cache_bytes, memory,
 };
+use crate::blueprint::largest;
 use crate::drive::Drive;
 use crate::fail::{Failure, Outcome};
 use crate::machine::Machine;
 use crate::{interrupt, log, out};
 use jiff::Timestamp;
 use kvern_engine::{DeviceProbe, device_rates};
-use kvern_storage::{OpenHow, PathChoice, ProbeHow, Service, ServiceSpec, Storage, drive_rate};
+use kvern_storage::{
+    OpenHow, PathChoice, ProbeHow, Region, Service, ServiceSpec, Storage, drive_rate,
+};
 use rustix::fs::{Advice, fadvise};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What was measured, and what was not.
@@ -30,12 +34,15 @@ pub struct Probed {
 pub struct Asked<'a> {
     /// The machine.
     pub machine: &'a Machine,
-    /// A large file on the drive; `None`: one is made, in `cache_dir`.
-    pub file: Option<PathBuf>,
+    /// Large files, of which those on the drive of the largest are read; none: one is made, in
+    /// `cache_dir`.
+    pub files: Vec<(PathBuf, u64)>,
     /// Where a file is made.
     pub cache_dir: &'a Path,
     /// What moves the bytes.
     pub path: PathChoice,
+    /// How long each way is tried at a time, and how long those that runs may read in.
+    pub slices: (Duration, Duration),
     /// Threads that compute.
     pub threads: u32,
     /// The device and its products, or why there are none.
@@ -46,21 +53,23 @@ pub struct Asked<'a> {
 const BLOCKS: [usize; 5] = [128 << 10, 256 << 10, 512 << 10, 1 << 20, 4 << 20];
 const DEPTHS: [usize; 4] = [1, 4, 16, 32];
 /// Of those through a page cache that does not have the bytes, and of those out of it.
-const COLD_BLOCKS: [usize; 1] = [2 << 20];
-const COLD_DEPTHS: [usize; 1] = [16];
+const COLD_BLOCKS: [usize; 2] = [128 << 10, 2 << 20];
+const COLD_DEPTHS: [usize; 2] = [1, 16];
 const CACHED_BLOCKS: [usize; 2] = [128 << 10, 512 << 10];
 const CACHED_DEPTHS: [usize; 2] = [1, 16];
 /// Every way is tried in turn, this often: a drive that others share has better and worse moments.
 const ROUNDS: usize = 5;
 /// For so long each time.
-const SLICE: Duration = Duration::from_millis(120);
+pub const MOMENT: Duration = Duration::from_millis(120);
 /// What was chosen is read for longer, this often: a drive gives for a moment what it does not give
 /// for a sweep.
 const LONG_ROUNDS: usize = 5;
-const LONG_SLICE: Duration = Duration::from_millis(1500);
+pub const LONG: Duration = Duration::from_secs(1);
 /// Bytes of a file that is made, if there is room for four of it; and the least that says anything.
 const SCRATCH: u64 = 1 << 30;
 const SCRATCH_LEAST: u64 = 64 << 20;
+/// Most bytes of memory that is read into.
+const MEMORY: u64 = 256 << 20;
 /// What is read again and again out of the page cache.
 const CACHED: u64 = 64 << 20;
 /// Weights and memory are gone through for so many times the largest cache.
@@ -185,7 +194,7 @@ fn fill(mut file: std::fs::File, bytes: u64) -> std::io::Result<()> {
 }
 
 fn drive(asked: &Asked<'_>) -> Outcome<DriveCeiling> {
-    let scratch = match &asked.file {
+    let scratch = match largest(&asked.files) {
         Some(_) => None,
         None => {
             log::line(3, &format!("writing a file to read in {}", asked.cache_dir.display()));
@@ -193,23 +202,34 @@ fn drive(asked: &Asked<'_>) -> Outcome<DriveCeiling> {
         }
     };
     let made = scratch.as_ref().map(|scratch| scratch.0.as_path());
-    let file = asked.file.as_deref().or(made).unwrap_or(asked.cache_dir);
+    let named = largest(&asked.files);
+    let file = named.as_deref().or(made).unwrap_or(asked.cache_dir);
     let told = |e: std::io::Error| Failure::new(format!("{}: {e}", file.display()));
-    let bytes = std::fs::metadata(file).map_err(told)?.len();
-    log::line(3, &format!("reading {}", file.display()));
+    let device = device_number(file).map_err(told)?;
+    let here = |path: &&Path| device_number(path).is_ok_and(|number| number == device);
+    let mut files: Vec<&Path> = asked.files.iter().map(|(path, _)| &**path).filter(here).collect();
+    if files.is_empty() {
+        files.push(file);
+    }
+    let mut bytes = 0;
+    for file in &files {
+        bytes += std::fs::metadata(file).map_err(told)?.len();
+    }
+    log::line(3, &format!("reading {} and {} more files", file.display(), files.len() - 1));
     let service = Service::new(ServiceSpec { path: asked.path, ..ServiceSpec::default() });
     let direct_refused = service.facts(service.open(file, OpenHow::Direct)?)?.refused;
-    let mut ways = ways(direct_refused.is_none(), bytes);
+    let memory = staging(asked.machine.memory_free_bytes)?;
+    let mut ways = ways(direct_refused.is_none(), bytes.min(memory.bytes() as u64));
     for round in 0..ROUNDS {
         for (index, way) in ways.iter_mut().enumerate() {
             interrupt::check()?;
             // Each time elsewhere: a drive may have a cache of its own.
             let from = place(round * PLACES + index, bytes);
-            way.samples.push(way.read(file, asked.path, from, SLICE)?);
+            way.samples.push(way.read(&files, asked.path, from, &memory, asked.slices.0)?);
         }
     }
     let mut drive = DriveCeiling {
-        device: device_number(file).map_err(told)?,
+        device,
         file_system: Drive::of(file.parent().unwrap_or(Path::new("/"))).file_system,
         file: file.into(),
         path: service.path_kind().into(),
@@ -219,17 +239,25 @@ fn drive(asked: &Asked<'_>) -> Outcome<DriveCeiling> {
         sustained: Vec::new(),
         measured_at: Timestamp::now().to_string(),
     };
-    let chosen = [How::Direct, How::Cold].into_iter().filter_map(|how| drive.choice(how));
+    let chosen = [How::Direct, How::Cold].into_iter().flat_map(|how| drive.candidates(how));
     let mut chosen: Vec<Way> = chosen.map(Way::of).collect();
     for round in 0..LONG_ROUNDS {
-        for way in &mut chosen {
+        for (index, way) in chosen.iter_mut().enumerate() {
             interrupt::check()?;
-            let from = place(round, bytes);
-            way.samples.push(way.read(file, asked.path, from, LONG_SLICE)?);
+            let from = place(round * PLACES + index, bytes);
+            way.samples.push(way.read(&files, asked.path, from, &memory, asked.slices.1)?);
         }
     }
     drive.sustained = chosen.into_iter().map(Way::rate).collect();
     Ok(drive)
+}
+
+/// Memory as weights are streamed to: more than a cache holds, in use already.
+fn staging(free: Option<u64>) -> Outcome<Arc<Region>> {
+    let bytes = free.map_or(MEMORY, |free| MEMORY.min(free / 4));
+    let memory = Region::in_huge_pages(bytes as usize)?;
+    memory.lend(0, memory.bytes())?.fill(1);
+    Ok(memory)
 }
 
 /// More than there are ways.
@@ -277,7 +305,14 @@ impl Way {
         Way { how: rate.how, block, depth, samples: Vec::new() }
     }
 
-    fn read(&self, file: &Path, path: PathChoice, from: u64, most: Duration) -> Outcome<f64> {
+    fn read(
+        &self,
+        files: &[&Path],
+        path: PathChoice,
+        from: u64,
+        memory: &Arc<Region>,
+        most: Duration,
+    ) -> Outcome<f64> {
         let (within, open) = match self.how {
             How::Direct => (None, OpenHow::Direct),
             How::Cold => (None, OpenHow::Passing),
@@ -286,14 +321,12 @@ impl Way {
         let how = ProbeHow { block_bytes: self.block, depth: self.depth, from, within, open, path };
         match self.how {
             How::Direct => (),
-            How::Cold => drop_pages(file),
+            How::Cold => files.iter().for_each(|file| drop_pages(file)),
             // The first time around fills the page cache.
-            How::Cached => std::fs::File::open(file)
-                .and_then(|file| std::io::copy(&mut file.take(CACHED), &mut std::io::sink()))
-                .map(drop)
-                .map_err(|e| Failure::new(format!("{}: {e}", file.display())))?,
+            How::Cached => warm(files[0])?,
         }
-        Ok(drive_rate(file, how, most)?.bytes_per_second)
+        let files = if self.how == How::Cached { &files[..1] } else { files };
+        Ok(drive_rate(files, how, memory, most)?.bytes_per_second)
     }
 
     fn rate(mut self) -> ReadRate {
@@ -309,6 +342,13 @@ impl Way {
     }
 }
 
+/// Brings the first bytes of a file into the page cache.
+fn warm(file: &Path) -> Outcome<()> {
+    let read = |file: std::fs::File| std::io::copy(&mut file.take(CACHED), &mut std::io::sink());
+    let told = |e: std::io::Error| Failure::new(format!("{}: {e}", file.display()));
+    std::fs::File::open(file).and_then(read).map(drop).map_err(told)
+}
+
 /// Asks the kernel to forget a file's bytes; where it does not, the rate is the page cache's.
 fn drop_pages(file: &Path) {
     if let Ok(file) = std::fs::File::open(file) {
@@ -320,9 +360,11 @@ fn drop_pages(file: &Path) {
 mod tests {
     use super::*;
 
-    fn asked<'a>(machine: &'a Machine, file: Option<PathBuf>, cache_dir: &'a Path) -> Asked<'a> {
+    fn asked<'a>(machine: &'a Machine, file: &Path, cache_dir: &'a Path) -> Asked<'a> {
         let device = Err("no device".into());
-        Asked { machine, file, cache_dir, path: PathChoice::Auto, threads: 1, device }
+        let files = vec![(file.to_owned(), 1 << 20)];
+        let slices = (Duration::from_millis(3), Duration::from_millis(5));
+        Asked { machine, files, cache_dir, slices, path: PathChoice::Auto, threads: 1, device }
     }
 
     #[test]
@@ -351,7 +393,7 @@ mod tests {
         let file = dir.join("weights");
         std::fs::write(&file, vec![7; 1 << 20]).expect("a file");
         let machine = Machine::read();
-        let found = drive(&asked(&machine, Some(file.clone()), &dir)).expect("it is read");
+        let found = drive(&asked(&machine, &file, &dir)).expect("it is read");
         assert!(found.rates.iter().all(|r| r.block_bytes * u64::from(r.depth) <= 1 << 20));
         assert!(found.rates.iter().all(|r| r.best >= r.median && r.median > 0.0), "{found:?}");
         let direct = found.rates.iter().filter(|r| r.how == How::Direct).count();

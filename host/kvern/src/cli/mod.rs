@@ -301,7 +301,7 @@ pub struct DoctorArgs {
     /// What would run.
     #[command(flatten)]
     pub run: RunArgs,
-    /// Measures drive, memory and device, for about half a minute, and keeps the figures for runs.
+    /// Measures drive, memory and device, for less than a minute, and keeps the figures for runs.
     #[arg(long)]
     pub probe: bool,
     /// Writes a JSON document.

@@ -1,9 +1,11 @@
 //! What `kvern doctor` measured, and what it recommends for a model.
 
 use super::plan::{rate, seconds};
-use crate::blueprint::{device_key, largest, weight_files};
+use crate::blueprint::{device_key, weight_files};
 use crate::budget::ALLOWANCE;
-use crate::ceilings::{Asked, CACHES, Ceilings, How, Identity, Probed, age, cache_bytes, probe};
+use crate::ceilings::{
+    Asked, CACHES, Ceilings, How, Identity, LONG, MOMENT, Probed, age, cache_bytes, probe,
+};
 use crate::fail::{Failure, Outcome};
 use crate::machine::Machine;
 use crate::model::Reference;
@@ -215,13 +217,13 @@ fn measure(settings: &Settings, machine: &Machine) -> Outcome<Vec<(&'static str,
     kept.write(dir)?;
     let reference = Reference::resolve(settings.model.as_deref(), &settings.models_dir)?;
     let model = reference.open()?;
-    let files = weight_files(&model);
     let service = Service::new(ServiceSpec { path: path(settings), ..ServiceSpec::default() });
     let Probed { ceilings, faults } = probe(Asked {
         machine,
-        file: largest(&files),
+        files: weight_files(&model),
         cache_dir: &settings.cache_dir,
         path: path(settings),
+        slices: (MOMENT, LONG),
         threads: settings.threads,
         device: device(settings, &model, service).map_err(|failure| failure.message),
     })?;
