@@ -3,9 +3,9 @@
 //!
 //! Where a reader goes on, the kernel reads ahead of it; where a reader jumps, as one does from
 //! unit to unit, what was read ahead is of no use, and the drive is idle until the kernel has found
-//! the new rhythm. A mapping that is advised to be huge and read in random order is fetched by whole
-//! huge pages, and nothing ahead of them (Linux: `do_sync_mmap_readahead`). The call that fetches
-//! returns when the page is there: several threads keep a drive busy.
+//! the new rhythm. A mapping that is advised to be huge and read in random order is fetched by
+//! whole huge pages, and nothing ahead of them (Linux: `do_sync_mmap_readahead`). The call that
+//! fetches returns when the page is there: several threads keep a drive busy.
 #![allow(unsafe_code)]
 
 use crate::files::Way;
