@@ -59,13 +59,16 @@ impl Mapped {
         };
         self.map.advise_range(Advice::PopulateRead, from, into.len())?;
         let copied = self.copy(from, into);
+        // From here on all is best effort: what was copied stands.
         // SAFETY: of a file's mapping only the page tables go; its bytes are the file's.
-        unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, from, into.len()) }?;
+        let _ = unsafe {
+            self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, from, into.len())
+        };
         // A page that others read a part of stays until the kernel needs its place: to drop it in
         // part would ask every core, and fetch it twice.
         let (first, last) = (offset.next_multiple_of(PAGE), end as u64 / PAGE * PAGE);
         if let Some(bytes) = last.checked_sub(first).and_then(NonZeroU64::new) {
-            fadvise(file, first, Some(bytes), FileAdvice::DontNeed)?;
+            let _ = fadvise(file, first, Some(bytes), FileAdvice::DontNeed);
         }
         copied
     }

@@ -159,9 +159,12 @@ impl Prepared {
         };
         let blueprint = Blueprint::new(&settings, &model, plugins, room)?;
         blueprint.tell(&asked);
-        let Blueprint { mut spec, reading, no_ring, origins, .. } = blueprint;
-        let reads = Reads { reading, ring_refused: no_ring, ceiling: spec.rates.drive };
-        spec.watch = watching.watch(spec.rates.drive);
+        let Blueprint { mut spec, reading, no_ring, known, origins, .. } = blueprint;
+        let ceiling = known.best_rates(1).drive;
+        let reads = Reads { reading, ring_refused: no_ring, ceiling };
+        spec.watch = watching.watch(ceiling);
+        // What reading a tokenizer left would be missing where the last weights come to a limit.
+        kvern_storage::give_back();
         let mut engine = Engine::load(spec)?;
         speculate::arm(&mut engine, &settings.speculation, draft.as_ref(), room)?;
         kvern_storage::give_back();
