@@ -61,9 +61,8 @@ impl Mapped {
         let copied = self.copy(from, into);
         // From here on all is best effort: what was copied stands.
         // SAFETY: of a file's mapping only the page tables go; its bytes are the file's.
-        let _ = unsafe {
-            self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, from, into.len())
-        };
+        let _ =
+            unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, from, into.len()) };
         // A page that others read a part of stays until the kernel needs its place: to drop it in
         // part would ask every core, and fetch it twice.
         let (first, last) = (offset.next_multiple_of(PAGE), end as u64 / PAGE * PAGE);
@@ -113,7 +112,7 @@ mod tests {
     use super::*;
 
     fn file(bytes: usize) -> (tempfile::TempDir, File, Vec<u8>) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let path = dir.path().join("f");
         let all: Vec<u8> = (0..bytes).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect();
         std::fs::write(&path, &all).unwrap();
@@ -158,6 +157,33 @@ mod tests {
             cuts(PAGE - 10, page + 20),
             Some(vec![part(0, 10), part(10, page), part(page + 10, 10)])
         );
+    }
+
+    #[test]
+    fn whole_pages_do_not_stay_in_the_page_cache_and_parts_do() {
+        let (_dir, file, _) = file(3 * PAGE as usize);
+        let Some(mapped) = Mapped::of(&file) else { return };
+        // Without a drive behind it, and before a drive has it, nothing can be dropped.
+        file.sync_all().unwrap();
+        if rustix::fs::fstatfs(&file).unwrap().f_type == libc::TMPFS_MAGIC {
+            return;
+        }
+        fadvise(&file, 0, None, FileAdvice::DontNeed).unwrap();
+        let mut into = vec![0; PAGE as usize];
+        mapped.read(&file, PAGE, &mut into).unwrap();
+        assert_eq!(resident(&mapped), 0);
+        mapped.read(&file, PAGE / 2, &mut into).unwrap();
+        assert!(resident(&mapped) > 0);
+    }
+
+    /// Small pages of a mapping whose bytes are in the page cache.
+    fn resident(mapped: &Mapped) -> usize {
+        let mut seen = vec![0_u8; mapped.map.len().div_ceil(4096)];
+        let start = mapped.map.as_mut_ptr().cast();
+        // SAFETY: a byte is written for each page of the mapping, and there is room for them.
+        let done = unsafe { libc::mincore(start, mapped.map.len(), seen.as_mut_ptr()) };
+        assert_eq!(done, 0);
+        seen.iter().filter(|page| **page & 1 == 1).count()
     }
 
     #[test]

@@ -92,4 +92,14 @@ mod tests {
         let error = try_reads(&mut ring, &mut registry, &dir).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EISDIR));
     }
+
+    #[test]
+    fn a_ring_that_gives_other_bytes_than_a_plain_read_is_found_out() {
+        let Ok(mut ring) = IoUring::new(4) else { return };
+        let mut registry = Registry::new(&ring.submitter(), Arc::default());
+        // No two reads of it are alike.
+        let random = File::open("/dev/urandom").unwrap();
+        let error = try_reads(&mut ring, &mut registry, &random).unwrap_err();
+        assert!(error.to_string().contains("gave other bytes than a plain one"), "{error}");
+    }
 }

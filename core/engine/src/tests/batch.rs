@@ -284,3 +284,19 @@ fn where_memory_ends_all_the_same_the_last_waits_until_another_has_left() {
     assert_eq!(ended[0].as_ref().expect("it fits").token_ids, want[0]);
     assert_eq!(ended[2].as_ref().expect("it fits").token_ids, want[2]);
 }
+
+#[test]
+fn prompts_that_join_take_no_more_pages_together_than_there_are_frames_for() {
+    let mut asked = several(2);
+    (asked[0].prompt, asked[0].new) = (prose(700), 30);
+    (asked[1].prompt, asked[1].new) = (prose(690), 2);
+    let want = alone(&asked);
+    // 26 frames for pages: 11 of the first prompt in a layer, and few more of the second's. With as
+    // many as a step has rows for, the last layers would find none, and the second would have to
+    // wait until the first has left.
+    let setup = Setup { chunk: 1216, ..store(32, 2, Keep::store()) };
+    let mut engine = setup.load().expect("it loads");
+    let (ended, order) = run(&mut engine, &asked, 2);
+    assert_eq!(order, [1, 0]);
+    assert!(tokens(ended) == want);
+}

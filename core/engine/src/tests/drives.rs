@@ -51,6 +51,8 @@ pub(super) struct Drive {
     pub log: Log,
     pub on_fill: OnFill,
     pub asked: Mutex<u64>,
+    /// Bytes of memory that it was to pin.
+    pub pinned: Mutex<Vec<u64>>,
 }
 
 impl Drive {
@@ -58,7 +60,8 @@ impl Drive {
         Drive::telling(inner, log, Box::new(|_| ()))
     }
     pub(super) fn telling(inner: Arc<dyn Storage>, log: &Log, on_fill: OnFill) -> Arc<Self> {
-        Arc::new(Drive { inner, log: log.clone(), on_fill, asked: Mutex::new(0) })
+        let (asked, pinned) = (Mutex::new(0), Mutex::default());
+        Arc::new(Drive { inner, log: log.clone(), on_fill, asked, pinned })
     }
 }
 
@@ -91,6 +94,7 @@ impl Storage for Drive {
         self.inner.unchanged(file)
     }
     fn register(&self, region: &Arc<Region>) {
+        self.pinned.lock().unwrap_or_else(PoisonError::into_inner).push(region.bytes() as u64);
         self.inner.register(region);
     }
     fn list(&self, dir: &Path) -> Result<Vec<(String, u64)>> {

@@ -324,3 +324,16 @@ fn a_request_that_ends_well_after_a_fault_has_the_tokens_of_one_without() {
     assert_eq!((done.token_ids, done.finish), (want.token_ids, Finish::Length));
     assert_eq!(faults.counters().retries, 6);
 }
+
+#[test]
+fn a_load_has_no_more_under_way_than_is_worth_its_memory() {
+    let log = Log::default();
+    let fills = (1..100).map(|at| (at, FillFault::Hold)).collect();
+    let plan = FaultPlan { fills, ..FaultPlan::default() };
+    let storage = Drive::new(Faults::new(Service::pool(1), plan), &log);
+    let deadline = Duration::from_millis(20);
+    let error = Setup { storage, deadline, ..Setup::default() }.load().err().expect("none comes");
+    assert_eq!(error.kind, ErrorKind::Timeout);
+    // Of 1 MiB in tests: two units of attention and one of a feed-forward block.
+    assert_eq!(log.take().len(), 3);
+}

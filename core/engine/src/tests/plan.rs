@@ -2,7 +2,7 @@
 
 use super::doubles::{Keep, Policy};
 use super::{Setup, bits, prose};
-use crate::{Engine, PlanFacts, Rates, UnitTier};
+use crate::{Engine, PlanFacts, Rates, UnitTier, WeightPath};
 use kvern_contract::{KvEncoding, Result};
 use kvern_storage::{Service, Storage};
 use std::sync::Arc;
@@ -120,4 +120,22 @@ fn many_rows_take_what_their_arithmetic_takes_or_the_weights_where_that_is_longe
     let flops: u64 = all.units.iter().map(|u| u.flops_per_row).sum();
     assert!((slow.compute - flops as f64 * 8.0 / 1e6 - history(8.0)).abs() < 1e-6, "{slow:?}");
     assert_eq!((one.rows, slow.rows), (1, 8));
+}
+
+#[test]
+fn where_bytes_pass_through_the_page_cache_a_part_of_the_budget_is_left_for_it() {
+    let held = |p: &PlanFacts| p.holders.iter().map(|(_, bytes)| bytes).sum::<u64>();
+    let of = |reading, budget| plan(Setup { reading, ..small(Some(budget)) }).expect("a plan");
+    // Room for every weight, and half a megabyte.
+    let budget = held(&of(WeightPath::Cached, 1 << 24)) + 500_000;
+    let cached = of(WeightPath::Cached, budget);
+    assert_eq!(cached.streamed_bytes, 0);
+    let passing = of(WeightPath::Passing, budget);
+    assert!(passing.streamed_bytes > 0, "{passing:?}");
+    // Where there is little it is a quarter of what the largest unit leaves of all weights' room.
+    let weights = cached.placement.resident_bytes;
+    let largest = cached.units.iter().map(|u| u.bytes).max().expect("units");
+    let left = budget - held(&passing);
+    assert!(left >= (weights - largest) / 4, "{left} of {budget} are left");
+    assert_eq!(passing.least_budget, cached.least_budget, "what works at all works");
 }

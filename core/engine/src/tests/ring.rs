@@ -4,6 +4,7 @@
 use super::drives::{Drive, Log, Step, Worker, keeping};
 use super::{Setup, bits, greedy, prose};
 use crate::{Engine, WeightPath};
+use kvern_storage::double::{FaultPlan, Faults, FillFault};
 use kvern_storage::{PathChoice, Service, ServiceSpec, Storage};
 use std::sync::Arc;
 
@@ -173,4 +174,32 @@ fn staging_memory_for_less_than_two_units_works_and_says_that_nothing_is_read_ah
         let facts = engine.facts().stream;
         assert_eq!(facts.read_ahead_units.min(1), whole, "{more} more: {facts:?}");
     }
+}
+
+#[test]
+fn memory_that_units_take_turns_in_is_pinned_once() {
+    let drive = Drive::new(Service::pool(2), &Log::default());
+    let storage = Arc::clone(&drive) as Arc<dyn Storage>;
+    let setup = Setup { offload: keeping(&[1], false, 2), storage, ..Setup::default() };
+    let mut engine = setup.load().expect("it loads");
+    greedy(&mut engine, &[5], 3).expect("it generates");
+    let pinned = drive.pinned.lock().expect("regions").clone();
+    assert_eq!(pinned, [engine.facts().stream.staging_bytes]);
+}
+
+#[test]
+fn after_a_read_that_failed_a_sweep_begins_with_its_first_unit_and_reads_nothing_in_vain() {
+    let log = Log::default();
+    let fills = vec![(7, FillFault::Eio), (8, FillFault::Eio)];
+    let faults = Faults::new(Service::pool(1), FaultPlan { fills, ..FaultPlan::default() });
+    let storage = Drive::new(faults, &log);
+    let setup = Setup { offload: keeping(&[], false, 2), storage, ..Setup::default() };
+    let mut engine = setup.load().expect("it loads");
+    greedy(&mut engine, &[5], 1).expect_err("a drive that fails");
+    let first = log.take()[0];
+    greedy(&mut engine, &[5], 1).expect("the drive goes on");
+    let asked = log.take();
+    assert_eq!(asked[0], first);
+    // All units and two of the next sweep.
+    assert_eq!(asked.len(), LAYERS + 1 + 2, "{asked:?}");
 }

@@ -301,3 +301,47 @@ pub(super) fn copy(region: &Arc<Region>, at: u64, extent: &Extent) -> Result<()>
 fn internal(text: String) -> Error {
     Error::new(ErrorKind::Internal, "engine/stream", text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::Watch;
+    use crate::weights::Stored;
+    use crate::weights::layout::Shape;
+    use kvern_contract::WeightEncoding;
+    use kvern_device_cpu::CpuDevice;
+    use kvern_storage::OpenHow;
+    use kvern_storage::double::{FaultPlan, Faults, MemoryStorage};
+
+    #[test]
+    fn memory_of_reads_that_were_given_up_is_free_once_the_system_is_done_and_not_before() {
+        let drive = MemoryStorage::new();
+        drive.publish("/f".as_ref(), &[7; 8192]).expect("a file");
+        let faults = Faults::new(drive, FaultPlan { hold_reads: true, ..FaultPlan::default() });
+        let storage = Arc::clone(&faults) as Arc<dyn Storage>;
+        let file = storage.open("/f".as_ref(), OpenHow::Read).expect("it opens");
+        let turn = |unit: usize| {
+            let (offset, encoding) = (4096 * unit as u64, WeightEncoding::Bf16);
+            let of = Stored { file, offset, bytes: 4096, encoding, outputs: 1, inputs: 2048 };
+            let layout = Layout::of(&[of], |_| Shape { align: 1, bytes: 8192 });
+            Turn { unit, name: "a unit".into(), layout: Arc::new(layout) }
+        };
+        let mut stream = Stream::new(Ring {
+            turns: vec![turn(0), turn(1)],
+            staging_bytes: 8192,
+            ahead: 1,
+            device: &mut CpuDevice::default(),
+            storage: &storage,
+            deadline: Duration::from_millis(5),
+            events: Recorder::new(Arc::new(|_, _| ()), Watch::default()),
+        })
+        .expect("reads that start");
+        assert_eq!(faults.kept(), 2);
+        let error = stream.release(1).expect_err("the system has it");
+        assert_eq!(error.kind, ErrorKind::Timeout);
+        assert!(error.message.contains("given up are still with the system"), "{error}");
+        faults.release();
+        stream.release(2).expect("the system is done");
+        assert!(stream.region.lend(0, 8192).is_ok());
+    }
+}

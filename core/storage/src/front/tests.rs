@@ -256,3 +256,139 @@ fn memory_is_pinned_as_long_as_somebody_has_it_and_no_longer() {
     drop(fill(&service, file, 0, &region, 0).wait(LONG));
     assert_eq!(service.counters().registered_reads, 301, "the first is pinned all the while");
 }
+
+#[test]
+fn a_read_that_its_file_ends_in_says_how_much_came() {
+    let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let (path, _) = written(dir.path());
+    for choice in [PathChoice::Auto, PathChoice::Pool] {
+        for how in [OpenHow::Read, OpenHow::Direct] {
+            let service = service(choice, 2);
+            let file = service.open(&path, how).unwrap();
+            let region = Region::new(4096).unwrap();
+            let error = fill(&service, file, 16384, &region, 0).wait(LONG).remove(0).err().unwrap();
+            assert_eq!(error.kind, ErrorKind::Damaged, "{choice:?}, {how:?}: {error}");
+            let text = "asked for 4096 bytes at offset 16384, got 3616";
+            assert!(error.message.contains(text), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_read_round_the_page_cache_has_its_ends_through_it() {
+    let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let (path, bytes) = written(dir.path());
+    for choice in [PathChoice::Auto, PathChoice::Pool] {
+        let service = service(choice, 2);
+        let file = service.open(&path, OpenHow::Direct).unwrap();
+        let region = Region::new(1 << 15).unwrap();
+        // An end of a block, two blocks, and the start of a block, as memory has them too.
+        let into = region.lend(4000, 96 + 8192 + 50).unwrap();
+        let fills = vec![Fill { file, offset: 4000, into }];
+        let got = service.fill(fills, Priority::Next).wait(LONG).remove(0).unwrap();
+        assert!(got[..] == bytes[4000..12_338], "{choice:?}");
+        let direct = if service.facts(file).unwrap().direct { 8192 } else { 0 };
+        assert_eq!(service.counters().direct_bytes, direct, "{choice:?}");
+    }
+}
+
+#[test]
+fn a_fill_that_fails_is_told_by_its_first_failure_and_leaves_the_others_of_its_filling() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, bytes) = written(dir.path());
+    for path_choice in [PathChoice::Auto, PathChoice::Pool] {
+        // One piece after another.
+        let one = ServiceSpec { path: path_choice, threads: 1, depth: 1, ..Default::default() };
+        let service = Service::new(ServiceSpec { piece_bytes: 4096, ..one });
+        let [bad, good] = [(); 2].map(|()| service.open(&path, OpenHow::Read).unwrap());
+        let region = Region::new(1 << 15).unwrap();
+        // What comes of a piece that is tried twice; those after it are not read.
+        service.files.get(bad).unwrap().failing.store(2, Relaxed);
+        let lend = |at| region.lend(at, 8192).unwrap();
+        let fills = vec![
+            Fill { file: bad, offset: 0, into: lend(0) },
+            Fill { file: FileId(u32::MAX), offset: 0, into: lend(8192) },
+            Fill { file: good, offset: 100, into: lend(16384) },
+        ];
+        let got = service.fill(fills, Priority::Next).wait(LONG);
+        let text = got[0].as_ref().err().unwrap().to_string();
+        assert!(text.contains("at offset 0, twice; check the drive"), "{text}");
+        assert_eq!(got[1].as_ref().err().unwrap().kind, ErrorKind::NotFound);
+        assert!(got[2].as_ref().unwrap()[..] == bytes[100..8292]);
+    }
+}
+
+#[test]
+fn reads_that_somebody_waits_for_go_before_those_that_wait_for_the_pace() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, bytes) = written(dir.path());
+    for path_choice in [PathChoice::Auto, PathChoice::Pool] {
+        // What is read first is paid for in an hour.
+        let slow = ServiceSpec { bytes_per_second: Some(1), threads: 1, ..Default::default() };
+        let service = Service::new(ServiceSpec { path: path_choice, ..slow });
+        let file = service.open(&path, OpenHow::Read).unwrap();
+        let region = Region::new(1 << 15).unwrap();
+        fill(&service, file, 0, &region, 0).wait(LONG).remove(0).unwrap();
+        let waits = fill(&service, file, 0, &region, 0);
+        let into = region.lend(4096, 96).unwrap();
+        let urgent = service.fill(vec![Fill { file, offset: 7, into }], Priority::Urgent);
+        assert!(urgent.wait(LONG).remove(0).unwrap()[..] == bytes[7..103]);
+        let mut into = [0; 5];
+        let mut read = [FileRead { file, offset: 9, into: &mut into, done: Ok(()) }];
+        service.read_batch(&mut read, LONG).unwrap();
+        assert!(into == bytes[9..14] && !waits.is_done());
+    }
+}
+
+#[test]
+fn an_id_that_was_closed_is_no_other_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, _) = written(dir.path());
+    let service = Service::pool(1);
+    let [first, second] = [(); 2].map(|()| service.open(&path, OpenHow::Read).unwrap());
+    service.close(first);
+    let third = service.open(&path, OpenHow::Read).unwrap();
+    assert!(third != first && third != second);
+    let region = Region::new(4096).unwrap();
+    let got = fill(&service, first, 0, &region, 0).wait(LONG).remove(0);
+    assert_eq!(got.err().unwrap().kind, ErrorKind::NotFound);
+}
+
+/// Lets this thread no longer make one call: it answers EPERM.
+fn refuse(call: libc::c_long) {
+    let step = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let mut steps = [
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, call as u32),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
+    // SAFETY: the program lives through the calls, which copy it.
+    let done = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+            + libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program)
+    };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn a_file_that_opens_round_the_page_cache_and_cannot_be_read_so_is_read_through_it() {
+    let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let (path, bytes) = written(dir.path());
+    let service = service(PathChoice::Pool, 2);
+    let opened = std::thread::scope(|scope| {
+        let open = || {
+            refuse(libc::SYS_pread64);
+            service.open(&path, OpenHow::Direct).unwrap()
+        };
+        scope.spawn(open).join().unwrap()
+    });
+    let facts = service.facts(opened).unwrap();
+    assert!(!facts.direct && facts.align == 1);
+    assert!(facts.refused.unwrap().starts_with("O_DIRECT refused: "));
+    let region = Region::new(4096).unwrap();
+    let got = fill(&service, opened, 4096, &region, 0).wait(LONG).remove(0).unwrap();
+    assert!(got[..] == bytes[4096..8192]);
+    assert_eq!(service.counters().direct_bytes, 0);
+}

@@ -214,3 +214,65 @@ impl Body for Fold {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Isa, avx2::Avx2, avx512::Avx512, scalar::Scalar};
+    use super::*;
+
+    /// Sums of a panel beside those of the definition.
+    #[derive(Clone, Copy)]
+    struct Both<'a> {
+        weights: &'a [f32],
+        x: &'a [f32],
+        inputs: usize,
+        count: usize,
+    }
+
+    impl Body for Both<'_> {
+        type Out = [Vec<[f32; OUTPUTS]>; 2];
+
+        unsafe fn run<V: Lanes>(self) -> Self::Out {
+            let Both { weights, x, inputs, count } = self;
+            let at = [0, 1, 2, 3].map(|o| weights[o * inputs..].as_ptr().cast());
+            let (rows, dtype) = (Rows { x: x.as_ptr(), inputs, count }, Dtype::F32);
+            // Whoever had the scratch before leaves anything there.
+            let mut scratch = vec![f32::NAN; NEED];
+            let mut got = vec![[0f32; OUTPUTS]; count];
+            let out = got.as_mut_ptr().cast();
+            sums::<V>(Four { at, dtype }, rows, None, scratch.as_mut_ptr(), out);
+            let one = |row: &[f32]| product::streamed::<V, 1>(dtype, [row.as_ptr()], at, inputs)[0];
+            [got, x.chunks_exact(inputs).take(count).map(one).collect()]
+        }
+    }
+
+    #[test]
+    fn a_panel_gives_the_sums_of_the_definition_for_any_number_of_inputs_and_rows() {
+        let number = |i: u32| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / 8_388_608.0 - 1.0;
+        // Parts of a vector, one block of inputs, and several.
+        for inputs in [1, 15, 16, 17, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 40] {
+            let numbers = |count: usize| (0..(count * inputs) as u32).map(number).collect();
+            let (weights, x): (Vec<f32>, Vec<f32>) = (numbers(OUTPUTS), numbers(HEIGHT));
+            for count in (1..=13).chain([HEIGHT]) {
+                let both = Both { weights: &weights, x: &x, inputs, count };
+                for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512] {
+                    if !isa.here() {
+                        continue;
+                    }
+                    // SAFETY: this CPU has the features; weights and rows are as long as is said.
+                    let [got, want] = unsafe {
+                        match isa {
+                            Isa::Scalar => Scalar::call(both),
+                            Isa::Avx2 => Avx2::call(both),
+                            Isa::Avx512 => Avx512::call(both),
+                        }
+                    };
+                    let bits = |sums: &[[f32; OUTPUTS]]| -> Vec<u32> {
+                        sums.iter().flatten().map(|sum| sum.to_bits()).collect()
+                    };
+                    assert_eq!(bits(&got), bits(&want), "{count} rows of {inputs}, {isa:?}");
+                }
+            }
+        }
+    }
+}
