@@ -222,9 +222,12 @@ fn fills_that_nobody_waits_for_are_not_read() {
     let (path, bytes) = written(dir.path());
     // So slow that most of it has not begun when it is given up.
     let slow = ServiceSpec { bytes_per_second: Some(20 << 20), ..ServiceSpec::default() };
-    for path_choice in [PathChoice::Auto, PathChoice::Pool] {
+    for (path_choice, how) in [PathChoice::Auto, PathChoice::Pool]
+        .into_iter()
+        .flat_map(|choice| [OpenHow::Read, OpenHow::Passing].map(|how| (choice, how)))
+    {
         let service = Service::new(ServiceSpec { path: path_choice, threads: 1, ..slow });
-        let file = service.open(&path, OpenHow::Read).unwrap();
+        let file = service.open(&path, how).unwrap();
         let region = Region::new(bytes.len()).unwrap();
         let part = 256 << 10;
         let fills = (0..10).map(|i| {

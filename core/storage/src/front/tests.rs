@@ -160,6 +160,28 @@ fn a_huge_page_that_fails_is_read_plainly_and_one_that_fails_again_names_file_an
     }
 }
 
+#[test]
+fn huge_pages_wait_for_the_pace_of_all_reads_and_urgent_ones_do_not() {
+    let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let path = dir.path().join("weights");
+    std::fs::write(&path, vec![7; 1 << 20]).unwrap();
+    let slow = ServiceSpec { bytes_per_second: Some(1), ..ServiceSpec::default() };
+    let service = Service::new(slow);
+    let file = service.open(&path, OpenHow::Passing).unwrap();
+    let region = Region::new(2 << 20).unwrap();
+    let whole = |at: usize, priority| {
+        let into = region.lend(at, 1 << 20).unwrap();
+        service.fill(vec![Fill { file, offset: 0, into }], priority)
+    };
+    // Paid for in more than an hour, by the other queue.
+    fill(&service, file, 0, &region, 0).wait(LONG).remove(0).unwrap();
+    let waits = whole(1 << 20, Priority::Next);
+    for _ in 0..5 {
+        whole(0, Priority::Urgent).wait(LONG).remove(0).unwrap();
+    }
+    assert!(!waits.is_done());
+}
+
 /// A file whose reads come when somebody writes into the pipe.
 fn pipe(service: &Service) -> (FileId, std::io::PipeWriter) {
     let (reader, writer) = std::io::pipe().unwrap();
