@@ -4,7 +4,9 @@
 #![allow(unsafe_code)]
 
 use kvern_contract::{ErrorKind, FileRead};
-use kvern_storage::{Fill, OpenHow, PathChoice, Priority, Region, Service, ServiceSpec, Storage};
+use kvern_storage::{
+    Counters, FileFacts, Fill, OpenHow, PathChoice, Priority, Region, Service, ServiceSpec, Storage,
+};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,6 +85,43 @@ fn where_the_system_refuses_to_register_memory_the_ring_reads_all_the_same() {
     assert_eq!(registered, 0);
     // A system that refuses the ring as well says so by threads.
     assert_eq!(path == "io_uring", reason.is_none(), "{reason:?}");
+}
+
+/// Opens a file in a system that refuses one call, and reads it in one that does not.
+fn open_without(call: libc::c_long, how: OpenHow) -> (FileFacts, Counters) {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (path, bytes) = written(dir.path(), 200_000);
+    let service = Service::pool(2);
+    let opened = std::thread::scope(|scope| {
+        let open = || {
+            refuse(call);
+            service.open(&path, how).unwrap()
+        };
+        scope.spawn(open).join().unwrap()
+    });
+    let region = Region::new(bytes.len()).unwrap();
+    let into = region.lend(0, bytes.len()).unwrap();
+    let got = service.fill(vec![Fill { file: opened, offset: 0, into }], Priority::Next).wait(LONG);
+    assert!(got[0].as_ref().unwrap()[..] == bytes[..]);
+    (service.facts(opened).unwrap(), service.counters())
+}
+
+#[test]
+fn a_file_that_opens_round_the_page_cache_and_cannot_be_read_so_is_read_through_it() {
+    let (facts, counters) = open_without(libc::SYS_pread64, OpenHow::Direct);
+    assert!(!facts.direct && facts.align == 1);
+    assert!(facts.refused.unwrap().starts_with("O_DIRECT refused: "));
+    assert_eq!(counters.direct_bytes, 0);
+    assert_eq!(counters.mapped_bytes, if facts.mapped { 200_000 } else { 0 });
+}
+
+#[test]
+fn where_the_system_refuses_to_copy_out_of_a_mapping_reads_are_plain_ones() {
+    let (facts, counters) = open_without(libc::SYS_process_vm_readv, OpenHow::Passing);
+    assert!(!facts.mapped && facts.refused.is_none());
+    assert_eq!((counters.mapped_bytes, counters.retries), (0, 0));
+    let (facts, counters) = open_without(libc::SYS_io_uring_setup, OpenHow::Passing);
+    assert_eq!(counters.mapped_bytes, if facts.mapped { 200_000 } else { 0 }, "no part of it");
 }
 
 #[test]
