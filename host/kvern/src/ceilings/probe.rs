@@ -64,6 +64,7 @@ pub const MOMENT: Duration = Duration::from_millis(120);
 /// What was chosen is read for longer, this often: a drive gives for a moment what it does not give
 /// for a sweep.
 const LONG_ROUNDS: usize = 5;
+/// For so long each time.
 pub const LONG: Duration = Duration::from_secs(1);
 /// Bytes of a file that is made, if there is room for four of it; and the least that says anything.
 const SCRATCH: u64 = 1 << 30;
@@ -211,15 +212,18 @@ fn drive(asked: &Asked<'_>) -> Outcome<DriveCeiling> {
     if files.is_empty() {
         files.push(file);
     }
-    let mut bytes = 0;
+    // The largest first: out of the page cache it alone is read.
+    files.sort_by_key(|path| *path != file);
+    let mut lengths = Vec::new();
     for file in &files {
-        bytes += std::fs::metadata(file).map_err(told)?.len();
+        lengths.push(std::fs::metadata(file).map_err(told)?.len());
     }
+    let bytes = lengths.iter().sum();
     log::line(3, &format!("reading {} and {} more files", file.display(), files.len() - 1));
     let service = Service::new(ServiceSpec { path: asked.path, ..ServiceSpec::default() });
     let direct_refused = service.facts(service.open(file, OpenHow::Direct)?)?.refused;
     let memory = staging(asked.machine.memory_free_bytes)?;
-    let mut ways = ways(direct_refused.is_none(), bytes.min(memory.bytes() as u64));
+    let mut ways = ways(direct_refused.is_none(), &lengths, memory.bytes());
     for round in 0..ROUNDS {
         for (index, way) in ways.iter_mut().enumerate() {
             interrupt::check()?;
@@ -277,8 +281,8 @@ struct Way {
     samples: Vec<f64>,
 }
 
-/// All ways that a file of so many bytes is large enough for.
-fn ways(direct: bool, bytes: u64) -> Vec<Way> {
+/// All ways that files of such lengths and so much memory are large enough for.
+fn ways(direct: bool, lengths: &[u64], memory: usize) -> Vec<Way> {
     let grid = |how, blocks: &[usize], depths: &[usize]| {
         let of = |block: &usize| depths.iter().map(|d| (*block, *d)).collect::<Vec<_>>();
         let pairs = blocks.iter().flat_map(of).collect::<Vec<_>>();
@@ -292,8 +296,12 @@ fn ways(direct: bool, bytes: u64) -> Vec<Way> {
     ways.extend(grid(How::Cold, &COLD_BLOCKS, &COLD_DEPTHS));
     ways.extend(grid(How::Cached, &CACHED_BLOCKS, &CACHED_DEPTHS));
     ways.retain(|way| {
-        let within = if way.how == How::Cached { bytes.min(CACHED) } else { bytes };
-        (way.block * way.depth) as u64 <= within
+        let blocks = |bytes: u64| bytes / way.block as u64;
+        let blocks = match way.how {
+            How::Cached => blocks(lengths.first().map_or(0, |bytes| (*bytes).min(CACHED))),
+            How::Direct | How::Cold => lengths.iter().map(|bytes| blocks(*bytes)).sum(),
+        };
+        blocks >= way.depth as u64 && way.block * way.depth <= memory
     });
     ways
 }
@@ -403,6 +411,41 @@ mod tests {
         }
         let files: Vec<_> = std::fs::read_dir(&dir).expect("a directory").flatten().collect();
         assert_eq!(files.len(), 1, "{files:?}");
+        std::fs::remove_dir_all(&dir).expect("it goes");
+    }
+
+    #[test]
+    fn files_that_are_small_leave_out_the_ways_that_they_are_too_small_for() {
+        let block = |way: &Way| (way.how, way.block, way.depth);
+        let of = |lengths: &[u64], memory| {
+            let ways = ways(true, lengths, memory);
+            ways.iter().map(block).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[], 1 << 30), []);
+        let memory = 256 << 20;
+        let all = of(&[1 << 30], memory);
+        assert_eq!(all.len(), 20 + 4 + 4);
+        // Together as much, but no block of 4 MiB in any of them.
+        let parts = of(&[3 << 20; 342], memory);
+        assert!(parts.iter().all(|(_, block, _)| *block < 4 << 20) && parts.len() > 15);
+        assert_eq!(of(&[1 << 30], 128 << 10).iter().filter(|way| way.2 == 1).count(), 3);
+    }
+
+    #[test]
+    fn a_small_file_before_a_large_one_fails_nothing() {
+        let dir = std::env::temp_dir().join(format!("kvern-probe-two-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a directory");
+        let of = |name: &str, bytes: usize| {
+            let path = dir.join(name);
+            std::fs::write(&path, vec![7; bytes]).expect("a file");
+            (path, bytes as u64)
+        };
+        let files = vec![of("a", 5000), of("b", 9 << 20)];
+        let machine = Machine::read();
+        let asked = asked(&machine, &files[1].0, &dir);
+        let found = drive(&Asked { files: files.clone(), ..asked }).expect("they are read");
+        assert_eq!(found.file, files[1].0);
+        assert!(found.choice(How::Cached).is_some(), "{found:?}");
         std::fs::remove_dir_all(&dir).expect("it goes");
     }
 
