@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Bytes that are under way or not repacked yet, at least one unit's: enough for any drive's depth,
-/// and little beside the weights where a device keeps copies of its own. Less in tests, whose models
-/// are small.
+/// and little beside the weights where a device keeps copies of its own. Less in tests, whose
+/// models are small.
 const UNDER_WAY: u64 = if cfg!(test) { 1 << 20 } else { 256 << 20 };
 
 struct Coming {
